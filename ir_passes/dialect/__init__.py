@@ -1,0 +1,56 @@
+"""The `heddle.*` Relax dialect: what models emit and passes match. See registry.py for what every op must have."""
+
+from __future__ import annotations
+
+from ...schedules import catalog as _catalog  # fills the kernel registry that legalization reads
+from .attention import attention, attention_op, kv_append, kv_append_op, rope, rope_append_op, rope_op, rope_table, rope_table_op
+from .elementwise import (
+    add,
+    add_op,
+    embedding,
+    embedding_op,
+    gather_rows,
+    gather_rows_op,
+    rms_norm,
+    rms_norm_op,
+    silu_mul,
+    silu_mul_op,
+)
+from .linear import linear, linear_op, pack_rows, packed_linear
+from .registry import OPS, DialectOp, SymbolicCost, attr, shape_of
+from .weights import pack_weight, pad_vector
+
+__all__ = [
+    "OPS",
+    "DialectOp",
+    "SymbolicCost",
+    "add",
+    "add_op",
+    "attention",
+    "attention_op",
+    "attr",
+    "embedding",
+    "embedding_op",
+    "gather_rows",
+    "gather_rows_op",
+    "kv_append",
+    "kv_append_op",
+    "linear",
+    "linear_op",
+    "pack_rows",
+    "pack_weight",
+    "packed_linear",
+    "pad_vector",
+    "rms_norm",
+    "rms_norm_op",
+    "rope",
+    "rope_append_op",
+    "rope_op",
+    "rope_table",
+    "rope_table_op",
+    "shape_of",
+    "silu_mul",
+    "silu_mul_op",
+]
+
+del _catalog

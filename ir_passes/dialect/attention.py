@@ -1,0 +1,219 @@
+"""Rotary positions, the paged KV cache, and attention over it.
+
+The cache is an ordinary tensor [pages, layers, kv heads, PAGE * (K head size + V head size)]; appending gives its new value,
+and legalization makes that an update in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...runtime.plans import PlanLayout
+from ...schedules.compat import TensorType, nn, relax, tirx
+from ...schedules.registry import KERNELS, Tolerance
+from .registry import (
+    WEIGHT_DTYPES,
+    Expr,
+    PrimExpr,
+    Sample,
+    attr,
+    call_kernel,
+    call_kernel_inplace,
+    dialect_op,
+    kernel_samples,
+    make_kernel,
+    shape_of,
+    tensor,
+)
+
+CACHE_ATTRS = ("kv_heads", "head_dim", "max_tokens", "max_seqs")
+
+
+def _cache_params(call: relax.Call, cache: int) -> dict[str, Any]:
+    """Kernel parameters that the cache argument and the common attributes determine."""
+    _, layers, _, _ = shape_of(call.args[cache])
+    dtype = str(call.args[cache].ty.dtype)
+    params = {name: attr(call, name) for name in CACHE_ATTRS}
+    return params | {"layers": layers, "kv_dtype": "bfloat16" if dtype == "uint16" else dtype}
+
+
+def _layer(call: relax.Call) -> tirx.IntImm:
+    return tirx.IntImm("int64", attr(call, "layer"))
+
+
+# --------------------------------------------------------------------------------------------------------- rope_table
+def _legalize_table(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel("rope_table", rotary_dim=2 * shape_of(call.args[1])[0])
+    return call_kernel(builder, func, "rope_table", call.args, call.ty)
+
+
+rope_table_op = dialect_op(
+    "rope_table",
+    "cos | sin of positions times inverse frequencies, times a scale: the rotary table of one step",
+    infer=lambda call: tensor([shape_of(call.args[0])[0], 2 * shape_of(call.args[1])[0]]),
+    legalize=_legalize_table,
+    reference=lambda positions, inv_freq, scale: KERNELS["rope_table"].reference(
+        positions, inv_freq, scale, rotary_dim=2 * len(inv_freq)
+    ),
+    samples=kernel_samples("rope_table", lambda params: {}),
+    tolerance=Tolerance(1e-6, "libm's cosf and sinf"),
+    flops=lambda call: 20 * shape_of(call.args[0])[0] * shape_of(call.args[1])[0],
+)
+
+
+def rope_table(positions: nn.Tensor, inv_freq: np.ndarray, scale: float) -> nn.Tensor:
+    """positions int32 [n], inv_freq float32 [R/2]: float32 [n, R], cos then sin (Su et al. 2021)."""
+    constants = [nn.Tensor.from_const(np.asarray(c, np.float32)) for c in (inv_freq, [scale])]
+    return rope_table_op.emit(positions, *constants)
+
+
+# --------------------------------------------------------------------------------------------------------------- rope
+def _legalize_rope(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel(
+        "rope",
+        heads=attr(call, "heads"),
+        head_dim=attr(call, "head_dim"),
+        rotary_dim=shape_of(call.args[1])[1],
+        interleaved=bool(attr(call, "interleaved")),
+    )
+    return call_kernel(builder, func, "rope", call.args, call.ty)
+
+
+def _elements(call: relax.Call) -> PrimExpr:
+    rows, columns = shape_of(call.args[0])
+    return rows * columns
+
+
+rope_op = dialect_op(
+    "rope",
+    "rotate the heads of x [n, heads * head_dim] by the table [n, R]; dimensions from R on pass through",
+    infer=lambda call: tensor(shape_of(call.args[0])),
+    legalize=_legalize_rope,
+    reference=lambda x, table, **attrs: KERNELS["rope"].reference(x, table, rotary_dim=table.shape[1], **attrs),
+    samples=kernel_samples("rope", lambda p: {k: p[k] for k in ("heads", "head_dim", "interleaved")}),
+    tolerance=Tolerance(1e-6, "two products and a sum"),
+    flops=lambda call: 3 * _elements(call),
+)
+
+
+def rope(x: nn.Tensor, table: nn.Tensor, *, heads: int, head_dim: int, interleaved: bool = False) -> nn.Tensor:
+    """Rotary embedding: halves of the rotary part are paired (Llama), or neighbours where `interleaved` (GPT-J)."""
+    return rope_op.emit(x, table, heads=heads, head_dim=head_dim, interleaved=interleaved)
+
+
+# ---------------------------------------------------------------------------------------------------------- kv_append
+def _legalize_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel("kv_append", **_cache_params(call, 3))
+    return call_kernel_inplace(builder, func, "kv_append", [*call.args, _layer(call)], [3], [call.args[3].ty])
+
+
+kv_append_op = dialect_op(
+    "kv_append",
+    "write k and v [n, kv_heads * head_dim] to the plan's slots of one layer: the new cache",
+    infer=lambda call: call.args[3].ty,
+    legalize=_legalize_append,
+    reference=lambda *arrays, layer, **attrs: KERNELS["kv_append"].reference(
+        *arrays, np.int64(layer), **_reference_params(arrays[3], attrs)
+    ),
+    samples=kernel_samples("kv_append", lambda p: {k: p[k] for k in CACHE_ATTRS}),
+    tolerance=Tolerance(0.0, "one rounding to the cache's dtype"),
+    flops=lambda call: 0,
+    bytes=lambda call: 12 * _elements(call),
+    dtypes=WEIGHT_DTYPES,
+)
+
+
+def _reference_params(cache: np.ndarray, attrs: dict[str, Any]) -> dict[str, Any]:
+    dtype = "bfloat16" if cache.dtype == np.uint16 else cache.dtype.name
+    return attrs | {"layers": cache.shape[1], "kv_dtype": dtype}
+
+
+def kv_append(
+    k: nn.Tensor, v: nn.Tensor, plan: nn.Tensor, cache: nn.Tensor, *, layer: int, kv_heads: int, head_dim: int, layout: PlanLayout
+) -> nn.Tensor:
+    """k, v float32 [n, kv_heads * head_dim]: the cache with row i written to slot[i] of the plan."""
+    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    return kv_append_op.emit(k, v, plan, cache, layer=layer, kv_heads=kv_heads, head_dim=head_dim, **sizes)
+
+
+# -------------------------------------------------------------------------------------------------------- rope_append
+def _infer_rope_append(call: relax.Call) -> relax.TupleType:
+    queries = tensor([shape_of(call.args[0])[0], attr(call, "heads") * attr(call, "head_dim")])
+    return relax.TupleType([call.args[3].ty, queries])
+
+
+def _legalize_rope_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    params = _cache_params(call, 3) | {
+        "heads": attr(call, "heads"),
+        "rotary_dim": shape_of(call.args[1])[1],
+        "interleaved": bool(attr(call, "interleaved")),
+    }
+    func = make_kernel("rope_append", **params)
+    return call_kernel_inplace(builder, func, "rope_append", [*call.args, _layer(call)], [3, -1], call.ty.fields)
+
+
+rope_append_op = dialect_op(
+    "rope_append",
+    "rotate q and k of a merged projection [n, q | k | v], write k and v to the cache: (new cache, rotated q)",
+    infer=_infer_rope_append,
+    legalize=_legalize_rope_append,
+    reference=lambda *arrays, layer, **attrs: KERNELS["rope_append"].reference(
+        *arrays, np.int64(layer), rotary_dim=arrays[1].shape[1], **_reference_params(arrays[3], attrs)
+    ),
+    samples=kernel_samples("rope_append", lambda p: {k: p[k] for k in (*CACHE_ATTRS, "heads", "interleaved")}),
+    tolerance=Tolerance(1e-6, "two products and a sum"),
+    flops=lambda call: 3 * _elements(call),
+    dtypes=WEIGHT_DTYPES,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- attention
+ATTENTION_ATTRS = ("heads", "scale", "window", "rows")
+
+
+def _legalize_attention(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    params = _cache_params(call, 3) | {name: attr(call, name) for name in ATTENTION_ATTRS}
+    func = make_kernel("attention", **params)
+    return call_kernel(builder, func, "attention", [*call.args, _layer(call)], call.ty)
+
+
+def _context() -> PrimExpr:
+    return tirx.Var("context", "int64")
+
+
+attention_op = dialect_op(
+    "attention",
+    "causal attention of q [n, heads * head_dim] over the pages of each row's sequence, the last `window` keys only if > 0",
+    infer=lambda call: tensor(shape_of(call.args[0])),
+    legalize=_legalize_attention,
+    reference=lambda *arrays, layer, **attrs: KERNELS["attention"].reference(
+        *arrays, np.int64(layer), **_reference_params(arrays[3], attrs)
+    ),
+    samples=kernel_samples("attention", lambda p: {k: p[k] for k in (*CACHE_ATTRS, *ATTENTION_ATTRS)}),
+    tolerance=Tolerance(2e-5, "a float32 softmax over tiles with a polynomial exponential"),
+    flops=lambda call: 4 * _elements(call) * _context(),
+    bytes=lambda call: 8 * _elements(call) + 2 * _context() * attr(call, "kv_heads") * attr(call, "head_dim") * 4,
+    dtypes=WEIGHT_DTYPES,
+)
+
+
+def attention(
+    q: nn.Tensor,
+    positions: nn.Tensor,
+    plan: nn.Tensor,
+    cache: nn.Tensor,
+    *,
+    layer: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: PlanLayout,
+    window: int = 0,
+) -> nn.Tensor:
+    """q float32 [n, heads * head_dim], positions int32 [n]: float32 [n, heads * head_dim]."""
+    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "scale": float(scale), "window": window}
+    return attention_op.emit(q, positions, plan, cache, layer=layer, rows="any", **attrs, **sizes)

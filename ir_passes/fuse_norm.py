@@ -1,0 +1,52 @@
+"""Fuse RMSNorm into the packing of activations (the prologue of a many-row linear).
+
+    h = rms_norm(x, g); p = pack_rows(h)  -->  p = pack_rows(x, g; norm_eps)
+
+The normalised rows are written once, in the layout that the linear reads; both kernels normalise by the same expressions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..schedules.compat import ir, relax
+from .dialect import attr, pack_rows, rms_norm_op
+from .passes import PassLog
+from .straightline import Rewriter, rewrite_functions
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseNorm:
+    """Fuse an `rms_norm` that only `pack_rows` reads."""
+
+    name: str = "fuse_norm"
+
+    def __call__(self, mod: ir.IRModule, log: PassLog) -> ir.IRModule:
+        return rewrite_functions(mod, log, _fuse)
+
+
+def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
+    rewriter = Rewriter(func)
+
+    def visit(var: relax.Var, value: relax.Expr) -> relax.Call | None:
+        if not pack_rows.matches(value):
+            return None
+        norm = rewriter.value(value.args[0])
+        reason = _obstacle(rewriter, value, norm)
+        if reason:
+            log.missed(f"pack_rows {var.name}", reason)
+            return None
+        log.matched(f"pack_rows {var.name}")
+        return pack_rows(*(rewriter.new(a) for a in norm.args), norm_eps=attr(norm, "eps"))
+
+    return rewriter.rebuild(visit)
+
+
+def _obstacle(rewriter: Rewriter, pack: relax.Call, norm: relax.Expr) -> str:
+    if attr(pack, "norm_eps") >= 0:
+        return "already normalised while packing"
+    if not rms_norm_op.matches(norm):
+        return "the packed value is not an rms_norm"
+    if len(rewriter.users(pack.args[0])) > 1:
+        return "the normalised rows are used unpacked too"
+    return ""

@@ -1,0 +1,125 @@
+"""Lift weight-only expressions out of the step: they become parameters, computed once at compile time.
+
+    w = pack_weight(concat(wq, wk))  -->  parameter "layers.0.attn.q+k.weight.tile32"
+
+What the parameter is made of is kept as a recipe in the module's attributes; the compiler evaluates recipes one at a time
+with the ops' NumPy references, so that compiling needs little more memory than the largest weight.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ..schedules.compat import ir, relax
+from .dialect import OPS, attr, pack_weight, pad_vector
+from .passes import PassLog
+from .straightline import DROP, Rewriter, rewrite_functions
+
+CONCAT = ir.Op.get("relax.concat")
+RECIPES = "heddle.weights"
+
+Recipe = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftWeights:
+    """Lift `concat`, `pack_weight` and `pad_vector` of parameters. `num_input` of a function separates inputs from weights."""
+
+    name: str = "lift_weights"
+
+    def __call__(self, mod: ir.IRModule, log: PassLog) -> ir.IRModule:
+        recipes: dict[str, Recipe] = {}
+        out = rewrite_functions(mod, log, lambda func, log: _lift(func, recipes, log))
+        return out.with_attr(RECIPES, json.dumps(recipes))
+
+
+def recipes_of(mod: ir.IRModule) -> dict[str, Recipe]:
+    """What every lifted parameter is made of: {parameter: recipe}. A recipe is {"source": name} or {"op", "attrs", "args"}."""
+    return json.loads(str(mod.attrs[RECIPES]))
+
+
+def _lift(func: relax.Function, recipes: dict[str, Recipe], log: PassLog) -> relax.Function:
+    rewriter = Rewriter(func)
+    inputs = int(func.attrs["num_input"])
+    known: dict[relax.Var, Recipe] = {v: {"source": str(v.name)} for v in func.params[inputs:]}
+    for var, value in rewriter.bindings:
+        recipe = _recipe(value, known)
+        if recipe is not None:
+            known[var] = recipe
+    lifted: dict[str, relax.Var] = {}
+    bound = {var for var, _ in rewriter.bindings}
+
+    def visit(var: relax.Var, value: relax.Expr) -> object:
+        if var in known:
+            return DROP
+        for used in relax.analysis.free_vars(value):
+            if used not in known:
+                continue
+            recipe = known[used]
+            name = parameter_name(recipe)
+            if recipes.setdefault(name, recipe) != recipe:
+                raise ValueError(f"two different weights would both be called {name!r}")
+            if name not in lifted:
+                lifted[name] = relax.Var(name, used.ty)
+                if used in bound:
+                    log.matched(name)
+                else:
+                    log.missed(name, "stored as it is")
+            rewriter.provide(used, lifted[name])
+        return None
+
+    return rewriter.rebuild(visit, params=lambda: [*func.params[:inputs], *lifted.values()])
+
+
+def _recipe(value: relax.Expr, known: dict[relax.Var, Recipe]) -> Recipe | None:
+    """The recipe of a weight-only expression, else None."""
+    if not isinstance(value, relax.Call):
+        return None
+    if value.op == CONCAT:
+        args, name, attrs = list(value.args[0].fields), "concat", {}
+        if int(value.attrs.axis) != 0:
+            return None
+    elif pack_weight.matches(value) or pad_vector.matches(value):
+        args, name = list(value.args), str(value.op.name)
+        attrs = {key: attr(value, key) for key in value.attrs.keys()}  # noqa: SIM118 (not a dict)
+    else:
+        return None
+    if not all(isinstance(a, relax.Var) and a in known for a in args):
+        return None
+    return {"op": name, "attrs": attrs, "args": [known[a] for a in args]}
+
+
+def parameter_name(recipe: Recipe) -> str:
+    """A readable name: sources joined by `+`, then the layout."""
+    if "source" in recipe:
+        return recipe["source"]
+    names = [parameter_name(a) for a in recipe["args"]]
+    if recipe["op"] == "concat":
+        return _joined(names)
+    return f"{names[0]}.{recipe['attrs'].get('layout', 'padded')}"
+
+
+def _joined(names: list[str]) -> str:
+    """`a.q.weight`, `a.k.weight` -> `a.q+k.weight`: the one component in which the names differ."""
+    split = [n.split(".") for n in names]
+    if len({len(s) for s in split}) == 1:
+        differing = [i for i in range(len(split[0])) if len({s[i] for s in split}) > 1]
+        if len(differing) == 1:
+            merged = list(split[0])
+            merged[differing[0]] = "+".join(s[differing[0]] for s in split)
+            return ".".join(merged)
+    return "+".join(names)
+
+
+def evaluate(recipe: Recipe, read: Any) -> Any:
+    """The NumPy value of a recipe; `read(name)` gives the logical weight called `name`."""
+    import numpy as np
+
+    if "source" in recipe:
+        return read(recipe["source"])
+    args = [evaluate(a, read) for a in recipe["args"]]
+    if recipe["op"] == "concat":
+        return np.concatenate(args, axis=0)
+    return OPS[recipe["op"]].reference(*args, **recipe["attrs"])[0]

@@ -1,0 +1,119 @@
+"""The whole lowering, top to bottom: every phase by name, in order, in one function.
+
+After each phase the module is checked for well-formedness and its text is kept for the artifact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from ..schedules.compat import ir, relax, tvm
+from ..schedules.target import TargetProfile, profile_scope
+from .fuse_epilogue import FuseEpilogue
+from .fuse_norm import FuseNorm
+from .fuse_rope_append import FuseRopeAppend
+from .lift_weights import LiftWeights
+from .memory_bounds import MemoryBounds
+from .merge_linears import MergeLinears
+from .pack_weights import PackWeights
+from .passes import ModulePass, PassLog
+from .specialize_rows import SpecializeRows
+from .tag_noalias import TagNoAlias
+
+
+@dataclasses.dataclass(frozen=True)
+class TvmPasses:
+    """A phase made of TVM's own passes."""
+
+    name: str
+    passes: tuple[Callable[[ir.IRModule], ir.IRModule], ...]
+
+    def __call__(self, mod: ir.IRModule, log: PassLog) -> ir.IRModule:
+        for tvm_pass in self.passes:
+            mod = tvm_pass(mod)
+        return mod
+
+
+def phases(max_tokens: int) -> list[ModulePass]:
+    """All phases of the lowering, in order."""
+    transform = relax.transform
+    return [
+        # Dialect to dialect: fewer, larger ops.
+        MergeLinears(),
+        FuseEpilogue(),
+        FuseRopeAppend(),
+        # One function per row class, weights in the layout that its kernels stream.
+        SpecializeRows(),
+        PackWeights(),
+        FuseNorm(),
+        LiftWeights(),
+        # Dialect to kernels.
+        TvmPasses("legalize", (transform.LegalizeOps(), transform.BundleModelParams("weights"))),
+        MemoryBounds(max_tokens),
+        # Relax to virtual machine code: what relax.build's default does, without its fusion and its schedules.
+        TvmPasses(
+            "lower_calls",
+            (
+                transform.RewriteDataflowReshape(),
+                transform.ToNonDataflow(),
+                transform.RemovePurityChecking(),
+                transform.CallTIRRewrite(),
+            ),
+        ),
+        TvmPasses("plan_memory", (transform.StaticPlanBlockMemory(),)),
+        TvmPasses(
+            "lower_vm",
+            (
+                transform.LowerAllocTensor(),
+                transform.KillAfterLastUse(),
+                transform.LowerRuntimeBuiltin(),
+                transform.ComputePrimValue(),
+                transform.VMShapeLower(),
+                transform.AttachGlobalSymbol(),
+            ),
+        ),
+        TagNoAlias(),
+    ]
+
+
+@dataclasses.dataclass
+class Lowered:
+    """A lowered module with the story of how it came to be."""
+
+    mod: ir.IRModule
+    log: PassLog
+    texts: list[tuple[str, str]]  # (phase, IR text after it)
+    seconds: dict[str, float]
+    recipes: dict[str, dict[str, object]]
+
+
+def lower(mod: ir.IRModule, profile: TargetProfile, *, max_tokens: int, keep_texts: bool = True) -> Lowered:
+    """Lower the exported functions `embed`, `body` and `head` to virtual machine code for one target profile.
+
+    Raises RuntimeError naming the phase where the module stops being well-formed.
+    """
+    from .lift_weights import recipes_of
+
+    log, texts, seconds, recipes = PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}
+    with profile_scope(profile), profile.tvm_target(), tvm.transform.PassContext(opt_level=3):
+        for phase in phases(max_tokens):
+            start = time.perf_counter()
+            log.phase = phase.name
+            mod = phase(mod, log)
+            check_well_formed(mod, phase.name)
+            if phase.name == LiftWeights.name:
+                recipes = recipes_of(mod)
+            if keep_texts:
+                texts.append((phase.name, mod.script()))
+            seconds[phase.name] = time.perf_counter() - start
+    return Lowered(mod, log, texts, seconds, recipes)
+
+
+def check_well_formed(mod: ir.IRModule, phase: str) -> None:
+    """RuntimeError naming the phase if `mod` breaks Relax's rules."""
+    try:
+        relax.analysis.well_formed(mod)
+    except Exception as error:
+        raise RuntimeError(f"phase {phase} left a module that is not well-formed, a bug in that pass: {error}") from error

@@ -1,0 +1,183 @@
+"""Reading `config.json`: the raw dictionary, and a reader that takes typed values from it and collects every problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .problems import ModelError, Problem, error, nearest
+
+RawConfig = dict[str, Any]
+
+# Keys without influence on what a causal language model computes: training, bookkeeping of transformers and other tools,
+# token ids and defaults of generation (these are read from generation_config.json and the tokenizer).
+IGNORED_KEYS = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _flash_attn_2_enabled
+    _from_model_config _name_or_path attention_dropout attn_implementation attn_pdrop auto_map bad_words_ids
+    begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout cross_attention_hidden_size custom_pipelines
+    decoder_start_token_id diversity_penalty do_sample early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
+    experts_implementation exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing hidden_dropout id2label initializer_range is_decoder keys_to_ignore_at_inference label2id
+    length_penalty license max_length max_sequence_length min_length model_max_length name_or_path no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
+    pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tokenizer_class top_k top_p torchscript transformers.js_config transformers_version typical_p
+    unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
+    """.split()
+)
+
+# Keys that change the computation unless they hold one of these values.
+INERT_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False, None),
+    "alibi": (False, None),
+    "attention_bias": (False, None),
+    "is_encoder_decoder": (False, None),
+    "layer_types": (None,),
+    "logit_scale": (1, None),
+    "mlp_bias": (False, None),
+    "partial_rotary_factor": (1, None),
+    "per_layer_config": (None, {}),
+    "qk_layernorm": (False, None),
+    "quantization_config": (None,),
+    "rope_interleaved": (False, None),
+    "sliding_window": (None,),
+    "use_mrope": (False, None),
+    "use_qk_norm": (False, None),
+    "use_sliding_window": (False, None),
+}
+
+_INERT_REASONS = {
+    "quantization_config": ("its weights are stored quantized", "take the float checkpoint and quantize it with Heddle"),
+    "layer_types": ("layers of different kinds are not part of this family", "check `architectures`"),
+}
+
+_REQUIRED: Any = object()
+
+
+def load_config(path: str | Path) -> RawConfig:
+    """The raw config of a model directory (or of a `config.json`). Raises ModelError where there is none to read."""
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    fix = "give the directory of a Hugging Face checkpoint: config.json, *.safetensors, tokenizer.json"
+    if not path.exists():
+        raise ModelError(str(path), [error("not a model directory", "the path does not exist", fix)])
+    if path.is_file() and path.suffix != ".json":
+        raise ModelError(str(path), [error("not a model directory", "it is a file", fix)])
+    if not file.is_file():
+        raise ModelError(str(path), [error("not a model directory", _why_no_config(path), fix)])
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as exception:
+        raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
+    if not isinstance(raw, dict):
+        raise ModelError(str(file), [error("not a JSON object", f"it holds a {type(raw).__name__}", "download the file again")])
+    return raw
+
+
+def _why_no_config(path: Path) -> str:
+    if (path / "adapter_config.json").is_file():
+        return "it has no config.json; adapter_config.json says that it is an adapter, which needs its base model"
+    if (path / "manifest.json").is_file():
+        return "it has no config.json; manifest.json says that it may be a compiled artifact already"
+    names = sorted(entry.name for entry in path.iterdir())
+    listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"it has no config.json, only: {listing}" if names else "it is empty"
+
+
+class ConfigReader:
+    """Takes values from a raw config, checks them, and collects every problem instead of stopping at the first.
+
+    A bad value is replaced by a placeholder so that reading goes on; `valid(keys)` says whether values are real, for checks
+    that involve several. `None` counts as absent, as in transformers.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], *, where: str = "") -> None:
+        self.raw = raw
+        self.where = where  # prefix of keys in messages, such as "rope_parameters."
+        self.problems: list[Problem] = []
+        self.seen: set[str] = set()
+        self._bad: set[str] = set()
+
+    def bad(self, key: str, what: str, why: str = "", fix: str = "") -> None:
+        """Record a problem with `key`."""
+        self._bad.add(key)
+        self.problems.append(error(what, why, fix))
+
+    def valid(self, *keys: str) -> bool:
+        """Whether none of `keys` had a problem."""
+        return not self._bad.intersection(keys)
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The raw value; records a problem where a required key is absent."""
+        self.seen.add(key)
+        value = self.raw.get(key)
+        if value is not None:
+            return value
+        if default is _REQUIRED:
+            known = [name for name in self.raw if name not in IGNORED_KEYS and name not in self.seen]
+            self.bad(key, f'config key "{self.where}{key}" is missing', nearest(key, known), "add it to config.json")
+            return None
+        return default
+
+    def integer(self, key: str, default: Any = _REQUIRED, *, minimum: int = 1) -> int:
+        """An integer of at least `minimum`."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong(key, value, "an integer")
+            return minimum
+        if value < minimum:
+            self.bad(key, f'config key "{self.where}{key}" is {value}', f"it must be at least {minimum}")
+            return minimum
+        return value
+
+    def number(self, key: str, default: Any = _REQUIRED, *, positive: bool = True) -> float:
+        """A finite number, greater than zero if `positive`."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._wrong(key, value, "a number")
+            return 1.0
+        if value != value or value in (float("inf"), float("-inf")) or (positive and value <= 0):
+            self.bad(key, f'config key "{self.where}{key}" is {value}', "it must be finite" + " and positive" * positive)
+            return 1.0
+        return value
+
+    def boolean(self, key: str, default: Any = _REQUIRED) -> bool:
+        """True or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            self._wrong(key, value, "true or false")
+            return False
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: Any = _REQUIRED) -> str:
+        """One of `choices`."""
+        value = self.get(key, default)
+        if not isinstance(value, str):
+            self._wrong(key, value, "a string")
+        elif value not in choices:
+            self.bad(key, f'config key "{self.where}{key}" is "{value}"', f"supported: {', '.join(choices)}")
+        else:
+            return value
+        return choices[0]
+
+    def _wrong(self, key: str, value: Any, expected: str) -> None:
+        if value is None and key in self._bad:
+            return  # already reported as missing
+        self.bad(key, f'config key "{self.where}{key}" is {json.dumps(value, default=str)[:80]}', f"it must be {expected}")
+
+    def check_unknown(self, family_keys: Iterable[str] = ()) -> None:
+        """Report every key that nothing has read and that is not known to be without influence."""
+        known = {*self.seen, *family_keys, *IGNORED_KEYS, *INERT_VALUES}
+        for key, value in self.raw.items():
+            if key in self.seen or key in IGNORED_KEYS:
+                continue
+            if key not in INERT_VALUES:
+                hint = nearest(key, known) or "no known key is near"
+                self.bad(key, f'unknown config key "{self.where}{key}"', f"it may change what the model computes; {hint}", "remove or correct it")
+            elif not any(value == inert and isinstance(value, bool) == isinstance(inert, bool) for inert in INERT_VALUES[key]):
+                why, fix = _INERT_REASONS.get(key, ("this family does not have it", "check `architectures` and the value"))
+                self.bad(key, f'config key "{self.where}{key}" is {json.dumps(value)[:80]}, which is not supported', why, fix)

@@ -1,0 +1,264 @@
+"""The schema of an artifact's manifest.json: what the compiler promises and the runtime relies on.
+
+The classes are the schema. Reading is strict: an unknown, missing or mistyped field is an error that names the field by its
+path (`functions[1].instances[0].max_rows`). A change of meaning raises FORMAT_VERSION; there is no reading of other versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ManifestError
+from .plans import PlanLayout
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint16": 2, "int8": 1, "uint8": 1}
+"""Bytes per element of the tensor types that may stand in a manifest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetInfo:
+    """What the library was compiled for. `features` are /proc/cpuinfo flags that the CPU must have; `tvm` the TVM target."""
+
+    name: str
+    arch: str
+    features: tuple[str, ...]
+    tvm: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """Shape of the model; `config` is the checkpoint's config.json as it was."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    weight_dtype: str
+    kv_dtype: str
+    config: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceInfo:
+    """One compiled instance of a function: its symbol in the library and the most rows it takes."""
+
+    symbol: str
+    max_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionInfo:
+    """A function of the artifact (`embed`, `body`, `head`): its weights in call order, its instances by ascending rows."""
+
+    name: str
+    params: tuple[str, ...]
+    instances: tuple[InstanceInfo, ...]
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that the largest instance takes."""
+        return self.instances[-1].max_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """Type (`bfloat16` is stored as uint16) and shape of a stored weight."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsInfo:
+    """The file with the weights and what is in it, by parameter name."""
+
+    file: str
+    tensors: dict[str, TensorInfo]
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheGroup:
+    """A pool of pages that compiled functions take as one argument of shape `[pages, *record_shape]`.
+
+    One page is one contiguous record of `record_bytes` bytes that holds `page_tokens` tokens of `layers` layers.
+    """
+
+    name: str
+    kind: str
+    layers: int
+    page_tokens: int
+    dtype: str
+    record_shape: tuple[int, ...]
+    record_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanInfo:
+    """Bounds of a step: rows and sequences. Together they fix every offset of the plan (`offsets`, in int32 elements)."""
+
+    max_tokens: int
+    max_seqs: int
+    offsets: dict[str, int]
+
+    @classmethod
+    def of(cls, layout: PlanLayout) -> PlanInfo:
+        """The record of a layout; `offsets` repeats what follows from the bounds, for readers without this code."""
+        names = ("slot", "row_seq", "row_task", "tiles", "page_indptr", "pages")
+        return cls(layout.max_tokens, layout.max_seqs, {name: getattr(layout, name) for name in names})
+
+    def layout(self) -> PlanLayout:
+        """The layout of these bounds."""
+        return PlanLayout(self.max_tokens, self.max_seqs)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryInfo:
+    """Bytes of the weights, of the largest workspace of a step, and of one page; `formula` says how they add up."""
+
+    weights_bytes: int
+    workspace_bytes: int
+    record_bytes: int
+    formula: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInfo:
+    """A file of the artifact as it was written."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that is known about an artifact. `files` lists every file but manifest.json itself, by relative path."""
+
+    format_version: int
+    heddle_version: str
+    tvm_version: str
+    ffi_version: str
+    target: TargetInfo
+    model: ModelInfo
+    generation: dict[str, Any]
+    functions: tuple[FunctionInfo, ...]
+    weights: WeightsInfo
+    caches: tuple[CacheGroup, ...]
+    plan: PlanInfo
+    memory: MemoryInfo
+    files: dict[str, FileInfo]
+    compile_seconds: dict[str, float]
+
+    def function(self, name: str) -> FunctionInfo:
+        """The function called `name`; ManifestError (with the names there are) where there is none."""
+        for function in self.functions:
+            if function.name == name:
+                return function
+        raise ManifestError(f"manifest.functions has no {name!r}; it has {', '.join(f.name for f in self.functions)}")
+
+    def to_json(self) -> str:
+        """The manifest as JSON text, fields in the order of the schema."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read and check a manifest; ManifestError names the first field that disagrees with the schema."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ManifestError("manifest.json is not JSON", str(error), "compile again") from error
+        found = raw.get("format_version") if isinstance(raw, dict) else None
+        if found != FORMAT_VERSION:  # before anything else: another version may have other fields
+            raise ManifestError(
+                f"manifest.format_version is {found!r}, this Heddle reads {FORMAT_VERSION}",
+                "the artifact was written by another version of Heddle",
+                "compile the model again, or install the Heddle version that wrote it"
+                + (f" ({raw['heddle_version']})" if isinstance(raw, dict) and "heddle_version" in raw else ""),
+            )
+        manifest = _decode(cls, raw, "manifest")
+        _check(manifest)
+        return manifest  # type: ignore[no-any-return]
+
+
+def _check(manifest: Manifest) -> None:
+    """Fields that must agree with each other."""
+    for i, function in enumerate(manifest.functions):
+        rows = [instance.max_rows for instance in function.instances]
+        if not rows or rows != sorted(rows) or rows[0] < 1:
+            raise ManifestError(f"manifest.functions[{i}].instances must be ordered by max_rows >= 1, found {rows}")
+        for name in function.params:
+            if name not in manifest.weights.tensors:
+                raise ManifestError(f"manifest.functions[{i}].params names {name!r}, which manifest.weights.tensors lacks")
+    for i, group in enumerate(manifest.caches):
+        if group.dtype not in ITEM_BYTES:
+            raise ManifestError(f"manifest.caches[{i}].dtype is {group.dtype!r}; known are {', '.join(ITEM_BYTES)}")
+        size = ITEM_BYTES[group.dtype]
+        for extent in group.record_shape:
+            size *= extent
+        if size != group.record_bytes:
+            raise ManifestError(f"manifest.caches[{i}].record_bytes is {group.record_bytes}, its record_shape needs {size}")
+    if manifest.plan != PlanInfo.of(manifest.plan.layout()):
+        raise ManifestError(
+            f"manifest.plan.offsets is {manifest.plan.offsets}, this Heddle lays plans out as "
+            f"{PlanInfo.of(manifest.plan.layout()).offsets}",
+            "the kernels were compiled for another plan layout",
+            "compile again",
+        )
+    if manifest.weights.file not in manifest.files:
+        raise ManifestError(f"manifest.weights.file is {manifest.weights.file!r}, which manifest.files lacks")
+    for path in manifest.files:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ManifestError(f"manifest.files has {path!r}, which points outside of the artifact")
+
+
+@functools.cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return types.MappingProxyType(typing.get_type_hints(cls))
+
+
+def _decode(kind: Any, value: Any, path: str) -> Any:
+    """`value` (from JSON) as `kind`: a dataclass, tuple[X, ...], dict[str, X], int, float, str or Any."""
+    origin = typing.get_origin(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)  # type: ignore[arg-type]
+        if not isinstance(value, dict):
+            raise _mismatch(path, "an object", value)
+        for name in value.keys() - hints.keys():
+            raise ManifestError(f"{path}.{name} is not a known field; known are {', '.join(hints)}")
+        for name in hints:
+            if name not in value:
+                raise ManifestError(f"{path}.{name} is missing")
+        return kind(**{name: _decode(hint, value[name], f"{path}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _mismatch(path, "a list", value)
+        item = typing.get_args(kind)[0]
+        return tuple(_decode(item, element, f"{path}[{i}]") for i, element in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _mismatch(path, "an object", value)
+        item = typing.get_args(kind)[1]
+        return {key: _decode(item, element, f"{path}[{key!r}]") for key, element in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _mismatch(path, kind.__name__, value)
+    return value
+
+
+def _mismatch(path: str, expected: str, value: Any) -> ManifestError:
+    return ManifestError(f"{path} must be {expected}, found {json.dumps(value)[:80]}")

@@ -1,0 +1,30 @@
+"""Importing this module fills the kernel registry and names every kernel factory."""
+
+from __future__ import annotations
+
+from .cpu.attention import attention
+from .cpu.elementwise import add, add_bias, silu_mul
+from .cpu.embedding import embedding
+from .cpu.gather import gather_rows
+from .cpu.kv_cache import kv_append, rope_append
+from .cpu.linear import linear, row_tile
+from .cpu.norm import rms_norm
+from .cpu.pack import pack_rows
+from .cpu.rope import rope, rope_table
+
+__all__ = [
+    "add",
+    "add_bias",
+    "attention",
+    "embedding",
+    "gather_rows",
+    "kv_append",
+    "linear",
+    "pack_rows",
+    "rms_norm",
+    "rope",
+    "rope_append",
+    "rope_table",
+    "row_tile",
+    "silu_mul",
+]

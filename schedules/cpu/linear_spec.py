@@ -1,0 +1,107 @@
+"""What the linear kernels of all row classes share: the shape, the checks, and the epilogue that stores a tile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ..compat import PrimFunc, T
+from ..layouts.tile32 import TILE, tiles
+from ..vector import LANES, Vec, lanes, silu
+
+ROWS = ("1", "4", "8", "n")
+EPILOGUES = ((), ("bias",), ("residual",), ("bias", "residual"), ("silu_mul",), ("bias", "silu_mul"))
+DTYPES = ("float32", "float16", "bfloat16")
+HALVES = TILE // LANES  # vectors in one row of a tile
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSpec:
+    """y = epilogue(x @ w.T) with w [parts * out_features, in_features] in tile32."""
+
+    in_features: int
+    out_features: int
+    weight_dtype: str
+    epilogue: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.in_features < 1 or self.out_features < 1:
+            raise ValueError(f"a linear needs at least one channel, got {self.in_features} to {self.out_features}")
+        if self.weight_dtype not in DTYPES:
+            raise ValueError(f"no linear kernel for {self.weight_dtype} weights; choose one of {', '.join(DTYPES)}")
+        if self.epilogue not in EPILOGUES:
+            raise ValueError(f"no linear kernel with the epilogue {self.epilogue!r}; choose one of {EPILOGUES}")
+
+    @property
+    def parts(self) -> int:
+        """Two for silu(gate) * up, where the weight is gate | up."""
+        return 2 if "silu_mul" in self.epilogue else 1
+
+    @property
+    def tiles(self) -> int:
+        """Tiles in one part."""
+        return tiles(self.out_features)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int]:
+        """Shape of the packed weight."""
+        return self.parts * self.tiles, self.in_features, TILE
+
+    @property
+    def bias_size(self) -> int:
+        """Elements of the padded bias."""
+        return self.parts * self.tiles * TILE
+
+    def prune(self, func: PrimFunc) -> PrimFunc:
+        """Drop the parameters `bias` and `residual` where the epilogue lacks them."""
+        absent = {"bias", "residual"} - set(self.epilogue)
+        params = [p for p in func.params if p.name not in absent]
+        return PrimFunc(params, func.body, func.ret_type, func.attrs)
+
+    def finished(self, acc: Any, base: Any, bias: Any, tile: Any, half: int) -> Vec:
+        """16 finished sums of one row up to the residual. `acc[base + part * 2 + half, :]` holds the sums."""
+        sums = []
+        for part in range(self.parts):
+            value = acc[base + part * HALVES + half, lanes(0)]
+            if "bias" in self.epilogue:
+                value = value + bias[lanes(((part * self.tiles + tile) * HALVES + half) * LANES)]
+            sums.append(value)
+        return silu(sums[0]) * sums[1] if self.parts == 2 else sums[0]
+
+    def store(self) -> Callable[..., None]:
+        """Statement that finishes one row of one tile: `store(acc, base, bias, residual, y, row, tile)`.
+
+        Columns of a tile that is not full are stored one by one.
+        """
+        finished, columns = self.finished, self.out_features
+        with_residual = "residual" in self.epilogue
+        whole = columns % TILE == 0
+
+        @T.inline
+        def half_tile(out: Any, residual: Any, y: Any, row: Any, column: Any) -> None:
+            if with_residual:
+                y[row, lanes(column)] = out[lanes(0)] + residual[row, lanes(column)]
+            else:
+                y[row, lanes(column)] = out[lanes(0)]
+
+        @T.inline
+        def store(acc: Any, base: Any, bias: Any, residual: Any, y: Any, row: Any, tile: Any) -> None:
+            out = T.alloc_buffer((LANES,), "float32", scope="global", annotations={"disable_lower_builtin": True})
+            for half in T.unroll(HALVES):
+                out[lanes(0)] = finished(acc, base, bias, tile, half)
+                if whole:
+                    half_tile(out, residual, y, row, (tile * HALVES + half) * LANES)
+                else:
+                    if (tile * HALVES + half + 1) * LANES <= columns:
+                        half_tile(out, residual, y, row, (tile * HALVES + half) * LANES)
+                    else:
+                        for j in T.serial(T.max(columns - (tile * HALVES + half) * LANES, 0)):
+                            if with_residual:
+                                y[row, (tile * HALVES + half) * LANES + j] = (
+                                    out[j] + residual[row, (tile * HALVES + half) * LANES + j]
+                                )
+                            else:
+                                y[row, (tile * HALVES + half) * LANES + j] = out[j]
+
+        return store

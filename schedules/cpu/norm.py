@@ -1,0 +1,79 @@
+"""RMSNorm with a summation order that depends on the row's length alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..compat import PrimFunc, T, finish
+from ..registry import Case, Cost, Tolerance, kernel
+from ..target import TargetProfile
+from ..vector import IN_REGISTERS, LANES, const, fma, fma1, lanes, splat
+
+
+def inverse_rms(features: int, eps: float) -> Callable[..., None]:
+    """Statement `inverse_rms(x, row, out, i)`: out[i] = 1 / sqrt(mean(x[row] ** 2) + eps).
+
+    Lane l sums the squares of elements l, l + 16, ... in ascending order by fma; then halves are added: 16, 8, 4, 2, 1.
+    """
+    whole = features // LANES * LANES
+
+    @T.inline
+    def statement(x: Any, row: Any, out: Any, i: Any) -> None:
+        s = T.alloc_buffer((LANES,), "float32", scope="global", annotations=IN_REGISTERS)
+        s[lanes(0)] = const(0.0)
+        for c in T.serial(T.int64(features // LANES)):
+            s[lanes(0)] = fma(x[row, lanes(c * LANES)], x[row, lanes(c * LANES)], s[lanes(0)])
+        for j in T.unroll(features - whole):
+            s[j] = fma1(x[row, whole + j], x[row, whole + j], s[j])
+        s[lanes(0, 8)] = s[lanes(0, 8)] + s[lanes(8, 8)]
+        s[lanes(0, 4)] = s[lanes(0, 4)] + s[lanes(4, 4)]
+        s[lanes(0, 2)] = s[lanes(0, 2)] + s[lanes(2, 2)]
+        out[i] = T.float32(1.0) / T.sqrt(fma1(s[0] + s[1], T.float32(1.0 / features), T.float32(eps)))
+
+    return statement
+
+
+def reference(x: np.ndarray, gamma: np.ndarray, eps: float) -> np.ndarray:
+    """RMSNorm in float64, rounded once."""
+    wide = x.astype(np.float64)
+    return (wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + eps) * gamma).astype(np.float32)
+
+
+def _inputs(rng: np.random.Generator, *, features: int, n: int, **_: Any) -> list[np.ndarray]:
+    return [rng.standard_normal((n, features), dtype=np.float32), rng.standard_normal(features, dtype=np.float32)]
+
+
+@kernel(
+    reference=lambda x, gamma, *, eps, **_: (reference(x, gamma, eps),),
+    inputs=_inputs,
+    cost=lambda *, features, n, **_: Cost(bytes=4 * features * (2 * n + 1), flops=4 * n * features),
+    tolerance=Tolerance(1e-6, "a float32 sum of squares in 16 chains"),
+    cases=[
+        Case({"features": 64, "eps": 1e-6}, {"n": 3}),
+        Case({"features": 77, "eps": 1e-5}, {"n": 1}),
+        Case({"features": 9, "eps": 1e-5}, {"n": 2}),
+    ],
+)
+def rms_norm(*, features: int, eps: float, target: TargetProfile) -> PrimFunc:
+    """x float32 [n, features], gamma float32 [features] -> y [n, features] = x * (1 / sqrt(mean(x^2) + eps)) * gamma."""
+    scale = inverse_rms(features, eps)
+    whole = features // LANES * LANES
+
+    @T.prim_func(private=True, s_tir=True)
+    def norm(x_: T.handle, gamma_: T.handle, y_: T.handle):
+        n = T.int64()
+        x = T.match_buffer(x_, (n, T.int64(features)), "float32", align=64)
+        gamma = T.match_buffer(gamma_, (T.int64(features),), "float32", align=64)
+        y = T.match_buffer(y_, (n, T.int64(features)), "float32", align=64)
+        for row in T.parallel(n):
+            inverse = T.alloc_buffer((1,), "float32", scope="global", annotations=IN_REGISTERS)
+            scale(x, row, inverse, 0)
+            for c in T.serial(T.int64(features // LANES)):
+                y[row, lanes(c * LANES)] = x[row, lanes(c * LANES)] * splat(inverse[0]) * gamma[lanes(c * LANES)]
+            for j in T.serial(T.int64(features - whole)):
+                y[row, whole + j] = x[row, whole + j] * inverse[0] * gamma[whole + j]
+
+    return finish(norm)
