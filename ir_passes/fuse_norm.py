@@ -37,7 +37,7 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
             log.missed(f"pack_rows {var.name}", reason)
             return None
         log.matched(f"pack_rows {var.name}")
-        return pack_rows(*(rewriter.new(a) for a in norm.args), norm_eps=attr(norm, "eps"))
+        return pack_rows(*(rewriter.new(a) for a in norm.args), norm_eps=attr(norm, "eps"), tile=attr(value, "tile"))
 
     return rewriter.rebuild(visit)
 

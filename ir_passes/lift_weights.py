@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..schedules.compat import ir, relax
 from .dialect import OPS, attr, pack_weight, pad_vector
@@ -35,15 +38,38 @@ class LiftWeights:
         return out.with_attr(RECIPES, json.dumps(recipes))
 
 
-def recipes_of(mod: ir.IRModule) -> dict[str, Recipe]:
-    """What every lifted parameter is made of: {parameter: recipe}. A recipe is {"source": name} or {"op", "attrs", "args"}."""
-    return json.loads(str(mod.attrs[RECIPES]))
+@dataclasses.dataclass(frozen=True)
+class LiftedWeight:
+    """A parameter of the lowered functions: its storage dtype and shape, and what it is made of.
+
+    A recipe is {"source": name of a logical weight} or {"op", "attrs", "args": recipes}.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    recipe: Recipe
+
+
+def lifted_weights(mod: ir.IRModule) -> dict[str, LiftedWeight]:
+    """Every weight of a module right after this pass, by parameter name."""
+    recipes = json.loads(str(mod.attrs[RECIPES]))
+    weights = {}
+    for func in mod.functions.values():
+        for param in weight_params(func):
+            name = str(param.name)
+            weights[name] = LiftedWeight(str(param.ty.dtype), tuple(int(d) for d in param.ty.shape), recipes[name])
+    return weights
+
+
+def weight_params(func: ir.BaseFunc) -> list[relax.Var]:
+    """The parameters of a function after its inputs."""
+    return list(func.params)[int(func.attrs["num_input"]) :]
 
 
 def _lift(func: relax.Function, recipes: dict[str, Recipe], log: PassLog) -> relax.Function:
     rewriter = Rewriter(func)
     inputs = int(func.attrs["num_input"])
-    known: dict[relax.Var, Recipe] = {v: {"source": str(v.name)} for v in func.params[inputs:]}
+    known: dict[relax.Var, Recipe] = {v: {"source": str(v.name)} for v in weight_params(func)}
     for var, value in rewriter.bindings:
         recipe = _recipe(value, known)
         if recipe is not None:
@@ -113,10 +139,8 @@ def _joined(names: list[str]) -> str:
     return "+".join(names)
 
 
-def evaluate(recipe: Recipe, read: Any) -> Any:
+def evaluate(recipe: Recipe, read: Callable[[str], np.ndarray]) -> np.ndarray:
     """The NumPy value of a recipe; `read(name)` gives the logical weight called `name`."""
-    import numpy as np
-
     if "source" in recipe:
         return read(recipe["source"])
     args = [evaluate(a, read) for a in recipe["args"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..schedules.compat import ir, relax
+from ..schedules.compat import ir, relax, tirx
 from .passes import PassLog
 from .straightline import name_of
 
@@ -33,3 +33,17 @@ class MemoryBounds:
             out.update_func(out.get_global_var(symbol), func)
             log.matched(f"{symbol}: {row_dims[function]} <= {bound}")
         return out
+
+
+ALLOC_STORAGE = ir.Op.get("relax.memory.alloc_storage")
+
+
+def workspace_bytes(mod: ir.IRModule) -> dict[str, int]:
+    """Bytes of planned storage per Relax function of a module after StaticPlanBlockMemory; results are not included."""
+    found = {}
+    for gv, func in mod.functions.items():
+        if isinstance(func, relax.Function):
+            calls = [b.value for block in func.body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
+            sizes = [call.args[0].values[0] for call in calls if call.op == ALLOC_STORAGE]
+            found[name_of(gv)] = sum(int(size) for size in sizes if isinstance(size, tirx.IntImm))
+    return found

@@ -14,12 +14,13 @@ from ..schedules.target import TargetProfile, profile_scope
 from .fuse_epilogue import FuseEpilogue
 from .fuse_norm import FuseNorm
 from .fuse_rope_append import FuseRopeAppend
-from .lift_weights import LiftWeights
-from .memory_bounds import MemoryBounds
+from .lift_weights import LiftedWeight, LiftWeights, lifted_weights, weight_params
+from .memory_bounds import MemoryBounds, workspace_bytes
 from .merge_linears import MergeLinears
 from .pack_weights import PackWeights
 from .passes import ModulePass, PassLog
 from .specialize_rows import SpecializeRows
+from .straightline import name_of
 from .tag_noalias import TagNoAlias
 
 
@@ -86,7 +87,9 @@ class Lowered:
     log: PassLog
     texts: list[tuple[str, str]]  # (phase, IR text after it)
     seconds: dict[str, float]
-    recipes: dict[str, dict[str, object]]
+    weights: dict[str, LiftedWeight]
+    params: dict[str, list[str]]  # weights of each instance, in call order
+    workspace: dict[str, int]  # bytes of each instance
 
 
 def lower(mod: ir.IRModule, profile: TargetProfile, *, max_tokens: int, keep_texts: bool = True) -> Lowered:
@@ -94,21 +97,24 @@ def lower(mod: ir.IRModule, profile: TargetProfile, *, max_tokens: int, keep_tex
 
     Raises RuntimeError naming the phase where the module stops being well-formed.
     """
-    from .lift_weights import recipes_of
-
-    log, texts, seconds, recipes = PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}
+    out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}, {}, {})
+    log = out.log
     with profile_scope(profile), profile.tvm_target(), tvm.transform.PassContext(opt_level=3):
         for phase in phases(max_tokens):
             start = time.perf_counter()
             log.phase = phase.name
             mod = phase(mod, log)
             check_well_formed(mod, phase.name)
-            if phase.name == LiftWeights.name:
-                recipes = recipes_of(mod)
+            if isinstance(phase, LiftWeights):
+                out.weights = lifted_weights(mod)
+                out.params = {name_of(gv): [str(p.name) for p in weight_params(f)] for gv, f in mod.functions.items()}
+            if phase.name == "plan_memory":
+                out.workspace = workspace_bytes(mod)
             if keep_texts:
-                texts.append((phase.name, mod.script()))
-            seconds[phase.name] = time.perf_counter() - start
-    return Lowered(mod, log, texts, seconds, recipes)
+                out.texts.append((phase.name, mod.script()))
+            out.seconds[phase.name] = time.perf_counter() - start
+    out.mod = mod
+    return out
 
 
 def check_well_formed(mod: ir.IRModule, phase: str) -> None:

@@ -27,6 +27,8 @@ class Rewriter:
         self.func = func
         self.bindings = list(_bindings(func))
         self.result = func.body.body
+        if not (isinstance(self.result, relax.Var) and self.bindings and self.bindings[-1][0].same_as(self.result)):
+            raise ValueError("the result of a straight-line function is the variable that it binds last")
         self._value = {var: value for var, value in self.bindings}
         self._users: dict[relax.Var, list[relax.Var]] = {}
         for var, value in self.bindings:
@@ -76,9 +78,11 @@ class Rewriter:
                     if answer is DROP:
                         continue
                     fresh = self.new(value) if answer is None else answer
-                    self._new[var] = fresh if isinstance(fresh, relax.Var) else builder.emit(fresh, var.name)
-                output = builder.emit_output(self.new(self.result))
-            builder.emit_func_output(output)
+                    if var.same_as(self.result):
+                        self._new[var] = builder.emit_output(fresh, var.name)
+                    else:
+                        self._new[var] = fresh if isinstance(fresh, relax.Var) else builder.emit(fresh, var.name)
+            builder.emit_func_output(self.new(self.result))
         built = builder.finalize()["rewritten"]
         final = list(params()) if params else list(built.params)
         attrs = {k: v for k, v in (self.func.attrs or {}).items()}

@@ -21,8 +21,8 @@ IGNORED_KEYS = frozenset(
     decoder_start_token_id diversity_penalty do_sample early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
     experts_implementation exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
     gradient_checkpointing hidden_dropout id2label initializer_range is_decoder keys_to_ignore_at_inference label2id
-    length_penalty license max_length max_sequence_length min_length model_max_length name_or_path no_repeat_ngram_size num_beam_groups
-    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
+    length_penalty license max_length max_sequence_length min_length model_max_length name_or_path no_repeat_ngram_size
+    num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
     pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tokenizer_class top_k top_p torchscript transformers.js_config transformers_version typical_p
@@ -37,9 +37,9 @@ INERT_VALUES: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "is_encoder_decoder": (False, None),
     "layer_types": (None,),
-    "logit_scale": (1, None),
+    "logit_scale": (1, 1.0, None),
     "mlp_bias": (False, None),
-    "partial_rotary_factor": (1, None),
+    "partial_rotary_factor": (1, 1.0, None),
     "per_layer_config": (None, {}),
     "qk_layernorm": (False, None),
     "quantization_config": (None,),
@@ -74,7 +74,8 @@ def load_config(path: str | Path) -> RawConfig:
     except (json.JSONDecodeError, UnicodeDecodeError) as exception:
         raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
     if not isinstance(raw, dict):
-        raise ModelError(str(file), [error("not a JSON object", f"it holds a {type(raw).__name__}", "download the file again")])
+        why = f"it holds a {type(raw).__name__}"
+        raise ModelError(str(file), [error("not a JSON object", why, "download the file again")])
     return raw
 
 
@@ -175,9 +176,11 @@ class ConfigReader:
         for key, value in self.raw.items():
             if key in self.seen or key in IGNORED_KEYS:
                 continue
-            if key not in INERT_VALUES:
-                hint = nearest(key, known) or "no known key is near"
-                self.bad(key, f'unknown config key "{self.where}{key}"', f"it may change what the model computes; {hint}", "remove or correct it")
-            elif not any(value == inert and isinstance(value, bool) == isinstance(inert, bool) for inert in INERT_VALUES[key]):
+            inert = INERT_VALUES.get(key)
+            if inert is None:
+                why = f"it may change what the model computes; {nearest(key, known) or 'no known key is near'}"
+                self.bad(key, f'unknown config key "{self.where}{key}"', why, "remove or correct it")
+            elif not any(value == allowed and type(value) is type(allowed) for allowed in inert):
                 why, fix = _INERT_REASONS.get(key, ("this family does not have it", "check `architectures` and the value"))
-                self.bad(key, f'config key "{self.where}{key}" is {json.dumps(value)[:80]}, which is not supported', why, fix)
+                what = f'config key "{self.where}{key}" is {json.dumps(value)[:80]}, which is not supported'
+                self.bad(key, what, why, fix)

@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from ..runtime.errors import HeddleError
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -24,19 +26,20 @@ class Problem:
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
 
-class ModelError(ValueError):
+class ModelError(HeddleError, ValueError):
     """A model that cannot be compiled. `problems` holds every reason; the message lists them all."""
 
     def __init__(self, subject: str, problems: Sequence[Problem]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(subject, self.problems)
-
-    def __str__(self) -> str:
         if len(self.problems) == 1:
-            return f"{self.subject}: {self.problems[0]}"
-        lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
-        return "\n".join([f"{self.subject} has {len(self.problems)} problems:", *lines])
+            super().__init__(f"{subject}: {self.problems[0].what}", self.problems[0].why, self.problems[0].fix)
+        else:
+            lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
+            super().__init__("\n".join([f"{subject} has {len(self.problems)} problems:", *lines]))
+
+    def __reduce__(self) -> tuple[type[ModelError], tuple[str, tuple[Problem, ...]]]:  # type: ignore[override]
+        return type(self), (self.subject, self.problems)
 
 
 def error(what: str, why: str = "", fix: str = "") -> Problem:

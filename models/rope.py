@@ -161,7 +161,8 @@ def _merged(reader: ConfigReader) -> dict[str, Any]:
             reader.bad(key, f'config key "{key}" is {value!r:.80}', "it must be an object or null")
             return {}
     if new and old and new != old:
-        reader.bad("rope_scaling", "rope_parameters and rope_scaling disagree", "they spell the same thing", "keep rope_parameters")
+        why = "they are two spellings of one thing"
+        reader.bad("rope_scaling", "rope_parameters and rope_scaling disagree", why, "keep rope_parameters")
     merged = dict(new or old)
     original = reader.get("original_max_position_embeddings", None)
     if original is not None:  # transformers lets the outer value win
@@ -212,7 +213,10 @@ def _check_keys(inner: ConfigReader, rope_type: str) -> None:
 def _check_values(inner: ConfigReader, rope: RopeConfig) -> None:
     """Values that are each possible but not together."""
     if rope.type == "llama3" and rope.high_freq_factor <= rope.low_freq_factor:
-        inner.bad("high_freq_factor", "high_freq_factor must be greater than low_freq_factor", f"{rope.high_freq_factor} <= {rope.low_freq_factor}")
+        why = f"{rope.high_freq_factor} <= {rope.low_freq_factor}"
+        inner.bad("high_freq_factor", "high_freq_factor must be greater than low_freq_factor", why)
+    if rope.type == "dynamic" and rope.dim <= 2:
+        inner.bad("head_dim", f"{rope.dim} rotary dimensions", "dynamic rope needs more than 2")
     if rope.factor < 1:
         inner.bad("factor", f"rope factor is {rope.factor}", "it must be at least 1")
     if rope.type in ("yarn", "dynamic") and rope.theta <= 1:

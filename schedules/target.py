@@ -32,10 +32,12 @@ class TargetProfile:
 
     def tvm_target(self) -> Target:
         """The TVM target. Never the host's detected CPU name: virtual machines mask features behind it."""
+        return Target(self.tvm_spec())
+
+    def tvm_spec(self) -> dict[str, object]:
+        """The TVM target as JSON."""
         spec: dict[str, object] = {"kind": "llvm", "mcpu": self.mcpu, "opt-level": 3}
-        if self.mattr:
-            spec["mattr"] = list(self.mattr)
-        return Target(spec)
+        return spec | ({"mattr": list(self.mattr)} if self.mattr else {})
 
     def missing_features(self, available: frozenset[str]) -> list[str]:
         """Required flags that `available` lacks, sorted."""

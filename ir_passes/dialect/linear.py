@@ -58,7 +58,7 @@ def packed(call: relax.Call, emit: Any, packed_rows: dict[relax.Var, relax.Var])
     n = shape_of(x)[0]
     if rows == "n":
         if x not in packed_rows:
-            packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0))
+            packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0, tile=catalog.row_tile(current_profile())))
         x = packed_rows[x]
     operands = [emit(pad_vector(o, parts=parts)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)]
     weight = emit(pack_weight(w, layout="tile32", parts=parts))
@@ -153,6 +153,12 @@ def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     return stored.astype(np.float32)
 
 
+def tiled(x: np.ndarray, tile: int) -> np.ndarray:
+    """x [n, K] -> [row tiles, K, tile]; the last row is repeated to fill its tile."""
+    rows = np.minimum(np.arange(-(-len(x) // tile) * tile), len(x) - 1)
+    return np.ascontiguousarray(x[rows].reshape(-1, tile, x.shape[1]).transpose(0, 2, 1))
+
+
 def _sample_packed(rng: np.random.Generator, dtype: str) -> list[Sample]:
     samples = []
     for sample in _sample_linear(rng, dtype):
@@ -162,7 +168,7 @@ def _sample_packed(rng: np.random.Generator, dtype: str) -> list[Sample]:
         parts = 2 if "silu_mul" in epilogue else 1
         stored = w.view(np.uint16) if dtype == "bfloat16" else w
         operands = [np.pad(o, (0, -len(o) % 32)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)]
-        x = catalog.pack_rows_reference(x, catalog.row_tile(current_profile())) if attrs["rows"] == "n" else x
+        x = tiled(x, catalog.row_tile(current_profile())) if attrs["rows"] == "n" else x
         attrs |= {"in_features": w.shape[1], "out_features": len(w) // parts, "weight_dtype": dtype}
         shape = relax.ShapeExpr([n])
         samples.append(Sample([x, tile32.pack(stored, parts=parts), *operands, shape], attrs))
@@ -185,7 +191,7 @@ packed_linear = dialect_op(
 # ---------------------------------------------------------------------------------------------------------- pack_rows
 def _infer_pack_rows(call: relax.Call) -> TensorType:
     rows, features = shape_of(call.args[0])
-    tile = catalog.row_tile(current_profile())
+    tile = attr(call, "tile")
     return tensor([(rows + tile - 1) // tile, features, tile])
 
 
@@ -196,16 +202,17 @@ def _legalize_pack_rows(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
     return call_kernel(builder, func, "pack_rows", list(call.args), call.ty)
 
 
-def _reference_pack_rows(x: np.ndarray, *gamma: np.ndarray, norm_eps: float) -> tuple[np.ndarray, ...]:
+def _reference_pack_rows(x: np.ndarray, *gamma: np.ndarray, norm_eps: float, tile: int) -> tuple[np.ndarray, ...]:
     if norm_eps >= 0:
         x64 = x.astype(np.float64)
         x = (x64 / np.sqrt((x64**2).mean(1, keepdims=True) + norm_eps) * gamma[0]).astype(np.float32)
-    return (catalog.pack_rows_reference(x, catalog.row_tile(current_profile())),)
+    return (tiled(x, tile),)
 
 
 def _sample_pack_rows(rng: np.random.Generator, dtype: str) -> list[Sample]:
     x, gamma = rng.standard_normal((29, 40), dtype=np.float32), rng.standard_normal(40, dtype=np.float32)
-    return [Sample([x], {"norm_eps": -1.0}), Sample([x, gamma], {"norm_eps": 1e-5})]
+    tile = catalog.row_tile(current_profile())
+    return [Sample([x], {"norm_eps": -1.0, "tile": tile}), Sample([x, gamma], {"norm_eps": 1e-5, "tile": tile})]
 
 
 pack_rows = dialect_op(

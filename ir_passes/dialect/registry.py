@@ -130,6 +130,8 @@ def sum_bytes(exprs: Sequence[Expr]) -> PrimExpr:
 def attr(call: relax.Call, name: str) -> Any:
     """An attribute as a plain Python value."""
     value = call.attrs[name]
+    if isinstance(value, bool):
+        return value
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float):

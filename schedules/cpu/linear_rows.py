@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from ..compat import PrimFunc, T
 from ..layouts.tile32 import TILE
 from ..target import TargetProfile
-from ..vector import IN_REGISTERS, LANES, const, fma, lanes, splat, storage, widen
-from .linear_spec import HALVES, LinearSpec
+from ..vector import LANES, const, fma, lanes, splat, storage, widen
+from .linear_spec import HALVES, VECTOR, LinearSpec
+from .reference import itemsize
 
 PREFETCH = 16  # steps over k between a prefetch and its use
+LINE = 64  # bytes of a cache line
 
 
-def streams(spec: LinearSpec, rows: int, target: TargetProfile) -> int:
-    """Tiles that one task reads side by side."""
-    for count in (4, 2):
-        sums = count * spec.parts * rows * HALVES * LANES * 32 // target.vector_bits
-        if sums <= target.vector_registers - 8 and spec.tiles >= 8 * count:
-            return count
-    return 1
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """The sums that one walk over k keeps in registers: rows x streams (tiles, of one or both parts) x halves of a tile."""
+
+    rows: int
+    tiles: int
+    parts: int
+    halves: int
+
+    @classmethod
+    def of(cls, spec: LinearSpec, rows: int, target: TargetProfile) -> Pass:
+        """As much as the registers hold, of up to four streams; few tiles are spread over more tasks instead."""
+        vectors = (target.vector_registers - 8) * target.vector_bits // (32 * LANES)  # that may hold sums
+        rows_now = min(rows, max(vectors, 1))
+        halves = HALVES if rows_now * HALVES <= vectors else 1
+        streams = min(4, vectors // (rows_now * halves))
+        parts = spec.parts if streams >= spec.parts else 1
+        tiles = max(t for t in (1, 2, 4) if t == 1 or (t * parts <= streams and spec.tiles >= 14 * t))
+        return cls(rows_now, tiles, parts, halves)
 
 
 def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
@@ -27,53 +44,85 @@ def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
     past its tile is the next task's tile.
     """
     K, N, parts, tiles = spec.in_features, spec.out_features, spec.parts, spec.tiles
-    S = streams(spec, rows, target)
+    dtype = spec.weight_dtype
+    p = Pass.of(spec, rows, target)
+    S, M, C = p.tiles, p.rows, p.halves
+    streams = S * p.parts
     tasks = -(-tiles // S)
-    per_line = 64 * 8 // {"float32": 32}.get(spec.weight_dtype, 16)
-    finish_row = spec.store()
     width = parts * HALVES
+    lines, per_line = TILE * itemsize(dtype) // LINE, LINE // itemsize(dtype)
+    finish_row = spec.store()
 
-    def tile_of(task, s):
+    def tile_of(task: Any, s: Any) -> Any:
         return T.min(s * tasks + task, tiles - 1) if tiles % S else s * tasks + task
 
+    def stored(task: Any, part0: Any, j: Any) -> Any:
+        """The stored tile of stream j: its part, then its place among the part's tiles."""
+        return (part0 + j // S) * tiles + tile_of(task, j % S)
+
     @T.inline
-    def sums(x, w, bias, residual, y, task, first, n):
-        acc = T.alloc_buffer((S * rows * width, LANES), "float32", scope="global", annotations=IN_REGISTERS)
-        for i in T.unroll(S * rows * width):
-            acc[i, lanes(0)] = const(0.0)
+    def walk(x, w, sums, task, first, n, part0, half0, m0):
+        # One array for each half: an array of 1024 bytes and more would be a workspace in memory, not registers.
+        acc0 = T.alloc_buffer((streams * M,), VECTOR, scope="global")
+        acc1 = T.alloc_buffer((streams * M,), VECTOR, scope="global")
+        for i in T.unroll(streams * M):
+            acc0[i] = const(0.0)
+            acc1[i] = const(0.0)
         for k in T.serial(T.int64(K)):
-            for s in T.unroll(S):
-                for p in T.unroll(parts):
-                    for line in T.unroll(TILE // per_line):
-                        T.evaluate(
-                            T.call_llvm_intrin(
-                                "void", "llvm.prefetch.p0",
-                                T.address_of(w[p * tiles + tile_of(task, s), k + PREFETCH, line * per_line]), 0, 3, 1,
-                            )
+            for j in T.unroll(streams):
+                for line in T.unroll(lines):
+                    T.evaluate(
+                        T.call_llvm_intrin(
+                            "void",
+                            "llvm.prefetch.p0",
+                            T.address_of(w[stored(task, part0, j), k + PREFETCH, line * per_line]),
+                            0,
+                            3,
+                            1,
                         )
-            for s in T.unroll(S):
-                for i in T.unroll(width):
-                    for m in T.unroll(rows):
-                        acc[(s * rows + m) * width + i, lanes(0)] = fma(
-                            widen(w[i // HALVES * tiles + tile_of(task, s), k, lanes(i % HALVES * LANES)], spec.weight_dtype),
-                            splat(x[T.min(first + m, n - 1), k]),
-                            acc[(s * rows + m) * width + i, lanes(0)],
+                    )
+            for j in T.unroll(streams):
+                for m in T.unroll(M):
+                    acc0[j * M + m] = fma(
+                        widen(w[stored(task, part0, j), k, lanes(half0 * LANES)], dtype),
+                        splat(x[T.min(first + m0 + m, n - 1), k]),
+                        acc0[j * M + m],
+                    )
+                if C == 2:
+                    for m in T.unroll(M):
+                        acc1[j * M + m] = fma(
+                            widen(w[stored(task, part0, j), k, lanes(LANES)], dtype),
+                            splat(x[T.min(first + m0 + m, n - 1), k]),
+                            acc1[j * M + m],
                         )
+        for j in T.unroll(streams):
+            for m in T.unroll(M):
+                sums[((j % S) * rows + m0 + m) * width + (part0 + j // S) * HALVES + half0] = acc0[j * M + m]
+                if C == 2:
+                    sums[((j % S) * rows + m0 + m) * width + (part0 + j // S) * HALVES + 1] = acc1[j * M + m]
+
+    @T.inline
+    def block(x, w, bias, residual, y, task, first, n):
+        sums = T.alloc_buffer((S * rows * width,), VECTOR, scope="global")
+        for part0 in T.serial(T.int64(parts // p.parts)):
+            for half0 in T.serial(T.int64(HALVES // C)):
+                for m0 in T.serial(T.int64(rows // M)):
+                    walk(x, w, sums, task, first, n, part0 * p.parts, half0, m0 * M)
         for s in T.unroll(S):
-            for m in T.unroll(rows):
-                finish_row(acc, (s * rows + m) * width, bias, residual, y, T.min(first + m, n - 1), tile_of(task, s))
+            for m in T.serial(T.min(T.int64(rows), n - first)):
+                finish_row(sums, (s * rows + m) * width, bias, residual, y, first + m, tile_of(task, s))
 
     if rows == 1:
 
         @T.prim_func(private=True, s_tir=True)
         def one(x_: T.handle, w_: T.handle, bias_: T.handle, residual_: T.handle, y_: T.handle):
             x = T.match_buffer(x_, (T.int64(1), T.int64(K)), "float32", align=64)
-            w = T.match_buffer(w_, [T.int64(d) for d in spec.weight_shape], storage(spec.weight_dtype), align=64)
+            w = T.match_buffer(w_, [T.int64(d) for d in spec.weight_shape], storage(dtype), align=64)
             bias = T.match_buffer(bias_, (T.int64(spec.bias_size),), "float32", align=64)
             residual = T.match_buffer(residual_, (T.int64(1), T.int64(N)), "float32", align=64)
             y = T.match_buffer(y_, (T.int64(1), T.int64(N)), "float32", align=64)
             for task in T.parallel(T.int64(tasks)):
-                sums(x, w, bias, residual, y, task, T.int64(0), T.int64(1))
+                block(x, w, bias, residual, y, task, T.int64(0), T.int64(1))
 
         return spec.prune(one)
 
@@ -81,12 +130,12 @@ def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
     def few(x_: T.handle, w_: T.handle, bias_: T.handle, residual_: T.handle, y_: T.handle):
         n = T.int64()
         x = T.match_buffer(x_, (n, T.int64(K)), "float32", align=64)
-        w = T.match_buffer(w_, [T.int64(d) for d in spec.weight_shape], storage(spec.weight_dtype), align=64)
+        w = T.match_buffer(w_, [T.int64(d) for d in spec.weight_shape], storage(dtype), align=64)
         bias = T.match_buffer(bias_, (T.int64(spec.bias_size),), "float32", align=64)
         residual = T.match_buffer(residual_, (n, T.int64(N)), "float32", align=64)
         y = T.match_buffer(y_, (n, T.int64(N)), "float32", align=64)
         for task in T.parallel(T.int64(tasks)):
-            for block in T.serial((n + rows - 1) // rows):
-                sums(x, w, bias, residual, y, task, block * rows, n)
+            for i in T.serial((n + rows - 1) // rows):
+                block(x, w, bias, residual, y, task, i * rows, n)
 
     return spec.prune(few)

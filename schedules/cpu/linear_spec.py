@@ -14,6 +14,8 @@ ROWS = ("1", "4", "8", "n")
 EPILOGUES = ((), ("bias",), ("residual",), ("bias", "residual"), ("silu_mul",), ("bias", "silu_mul"))
 DTYPES = ("float32", "float16", "bfloat16")
 HALVES = TILE // LANES  # vectors in one row of a tile
+# Accumulators are arrays of vectors: TVM drops the IN_REGISTERS annotation of a float32 array that it retypes to vectors.
+VECTOR = f"float32x{LANES}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +62,10 @@ class LinearSpec:
         return PrimFunc(params, func.body, func.ret_type, func.attrs)
 
     def finished(self, acc: Any, base: Any, bias: Any, tile: Any, half: int) -> Vec:
-        """16 finished sums of one row up to the residual. `acc[base + part * 2 + half, :]` holds the sums."""
+        """16 finished sums of one row up to the residual. `acc[base + part * 2 + half]` holds the sums."""
         sums = []
         for part in range(self.parts):
-            value = acc[base + part * HALVES + half, lanes(0)]
+            value = acc[base + part * HALVES + half]
             if "bias" in self.epilogue:
                 value = value + bias[lanes(((part * self.tiles + tile) * HALVES + half) * LANES)]
             sums.append(value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..compat import PrimFunc, T
 from ..layouts.rows import row_tile
 from ..target import TargetProfile
-from ..vector import IN_REGISTERS, LANES, const, fma, lanes, splat, storage, widen
-from .linear_spec import HALVES, LinearSpec
+from ..vector import LANES, const, fma, lanes, splat, storage, widen
+from .linear_spec import HALVES, VECTOR, LinearSpec
 
 BLOCK_BYTES = 256 * 1024  # of the float32 copy of a weight tile, over one block of k
 TASK_ROWS = 192
@@ -31,6 +31,30 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
     finish_row = spec.store()
     dtype = spec.weight_dtype
 
+    @T.inline
+    def register_tile(x, wide, carry, row_tile, k0, steps, g, m0, slot):
+        # One array for each half: an array of 1024 bytes and more would be a workspace in memory, not registers.
+        acc0 = T.alloc_buffer((M,), VECTOR, scope="global")
+        acc1 = T.alloc_buffer((M,), VECTOR, scope="global")
+        if k0 == 0:
+            for m in T.unroll(M):
+                acc0[m] = const(0.0)
+                acc1[m] = const(0.0)
+        else:
+            for m in T.unroll(M):
+                acc0[m] = carry[slot + m * width]
+                if C == 2:
+                    acc1[m] = carry[slot + m * width + 1]
+        for k in T.serial(steps):
+            for m in T.unroll(M):
+                acc0[m] = fma(wide[g, k, 0], splat(x[row_tile, k0 + k, m0 + m]), acc0[m])
+                if C == 2:
+                    acc1[m] = fma(wide[g, k, 1], splat(x[row_tile, k0 + k, m0 + m]), acc1[m])
+        for m in T.unroll(M):
+            carry[slot + m * width] = acc0[m]
+            if C == 2:
+                carry[slot + m * width + 1] = acc1[m]
+
     @T.prim_func(private=True, s_tir=True)
     def many(x_: T.handle, w_: T.handle, bias_: T.handle, residual_: T.handle, y_: T.handle):
         n = T.int64()
@@ -41,42 +65,24 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
         residual = T.match_buffer(residual_, (n, T.int64(N)), "float32", align=64)
         y = T.match_buffer(y_, (n, T.int64(N)), "float32", align=64)
         for task in T.parallel((row_tiles + RT - 1) // RT * tiles):
-            wide = T.alloc_buffer((G, KB, C, LANES), "float32", scope="global", align=64)
-            carry = T.alloc_buffer((RT * MR * width, LANES), "float32", scope="global", align=64)
+            wide = T.alloc_buffer((G, KB, C), VECTOR, scope="global", align=64)
+            carry = T.alloc_buffer((RT * MR * width,), VECTOR, scope="global", align=64)
             tile: T.let[T.int64] = task % tiles
             first: T.let[T.int64] = task // tiles * RT  # first row tile
             for block in T.serial(T.int64(blocks)):
                 steps: T.let[T.int64] = T.min(T.int64(KB), K - block * KB)
                 for k in T.serial(steps):
                     for i in T.unroll(width):
-                        wide[i // C, k, i % C, lanes(0)] = widen(
+                        wide[i // C, k, i % C] = widen(
                             w[i // HALVES * tiles + tile, block * KB + k, lanes(i % HALVES * LANES)], dtype
                         )
                 for rt in T.serial(T.min(T.int64(RT), row_tiles - first)):
                     for g in T.serial(T.int64(G)):
-                        for m0 in T.serial(T.int64(MR // M)):
-                            acc = T.alloc_buffer((M, C, LANES), "float32", scope="global", annotations=IN_REGISTERS)
-                            if block == 0:
-                                for m in T.unroll(M):
-                                    for c in T.unroll(C):
-                                        acc[m, c, lanes(0)] = const(0.0)
-                            else:
-                                for m in T.unroll(M):
-                                    for c in T.unroll(C):
-                                        acc[m, c, lanes(0)] = carry[
-                                            (rt * MR + m0 * M + m) * width + g * C + c, lanes(0)
-                                        ]
-                            for k in T.serial(steps):
-                                for m in T.unroll(M):
-                                    for c in T.unroll(C):
-                                        acc[m, c, lanes(0)] = fma(
-                                            wide[g, k, c, lanes(0)],
-                                            splat(x[first + rt, block * KB + k, m0 * M + m]),
-                                            acc[m, c, lanes(0)],
-                                        )
-                            for m in T.unroll(M):
-                                for c in T.unroll(C):
-                                    carry[(rt * MR + m0 * M + m) * width + g * C + c, lanes(0)] = acc[m, c, lanes(0)]
+                        for half in T.serial(T.int64(MR // M)):
+                            register_tile(
+                                x, wide, carry, first + rt, block * KB, steps, g, half * M,
+                                (rt * MR + half * M) * width + g * C,
+                            )
             for r in T.serial(T.min(T.int64(RT * MR), n - first * MR)):
                 finish_row(carry, r * width, bias, residual, y, first * MR + r, tile)
 

@@ -1,0 +1,193 @@
+"""Checkpoint to artifact: the whole compilation, one step after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..ir_passes.pipeline import Lowered, lower
+from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
+from ..models.registry import Architecture
+from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
+from ..runtime.errors import HeddleError
+from ..runtime.plans import PlanLayout
+from ..schedules.compat import relax, tvm
+from ..schedules.target import TargetProfile, resolve_target
+from . import build_cache
+from .artifact_writer import ArtifactWriter
+from .manifest import describe
+from .weights import WeightWriter
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total); bytes for weights, phases for code."""
+
+COPIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What changes the artifact of one checkpoint. The build cache's key is made of these."""
+
+    target: str
+    dtype: str | None
+    kv_dtype: str
+    max_tokens: int
+    max_seqs: int
+
+
+@dataclasses.dataclass
+class Source:
+    """A checkpoint that has passed every check, with its architecture."""
+
+    path: Path
+    raw: dict[str, Any]
+    arch: Architecture
+    config: Any
+    specs: dict[str, WeightSpec]
+    checkpoint: TensorSource
+    match: WeightMatch
+
+
+def compile_model(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    target: str = "native",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    max_tokens: int = 1024,
+    max_seqs: int = 64,
+    random_weights: int | None = None,
+    progress: Progress | None = None,
+    use_cache: bool = True,
+) -> Path:
+    """Compile a Hugging Face directory into an artifact directory and return its path.
+
+    Without `output` the artifact goes to the build cache, where an equal compilation is found again at once. `dtype` stores
+    all matrices in another type than the checkpoint's. `max_tokens` bounds the rows of a step (longer prompts are served in
+    chunks), `max_seqs` its sequences. `random_weights` seeds weights of the config's shapes instead of reading any.
+    Raises ModelError with all problems of the checkpoint, HeddleError for bad options.
+    """
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "read"):
+        model = read_source(Path(source), dtype=dtype, random_weights=random_weights)
+        profile = _resolve(target)
+        options = _options(model, profile, dtype, kv_dtype, max_tokens, max_seqs)
+    if output is not None:
+        return _build(model, profile, options, Path(output), seconds, progress)
+    key = build_cache.cache_key(model.checkpoint.identity(), {**dataclasses.asdict(options), "config": model.raw})
+    cached = build_cache.lookup(key) if use_cache else None
+    if cached is not None:
+        return cached
+    return build_cache.store(key, lambda destination: _build(model, profile, options, destination, seconds, progress))
+
+
+def read_source(path: Path, *, dtype: str | None = None, random_weights: int | None = None) -> Source:
+    """Read and check config and weights; ModelError lists everything that is wrong with either."""
+    raw = load_config(path)
+    arch = architecture(raw)
+    config = arch.config(raw)
+    specs = arch.weights(config)
+    checkpoint: TensorSource
+    if random_weights is None:
+        checkpoint = open_checkpoint(path)
+    else:
+        stored = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
+        checkpoint = RandomCheckpoint(specs, random_weights, str(stored))
+    match = match_weights(specs, checkpoint, ignored=arch.ignored, subject=str(path))
+    return Source(path if path.is_dir() else path.parent, raw, arch, config, specs, checkpoint, match)
+
+
+def _resolve(target: str) -> TargetProfile:
+    try:
+        return resolve_target(target)
+    except ValueError as error:
+        raise HeddleError(str(error)) from error
+
+
+def _options(
+    model: Source, profile: TargetProfile, dtype: str | None, kv_dtype: str | None, max_tokens: int, max_seqs: int
+) -> Options:
+    stored = dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
+    chosen = kv_dtype or stored
+    for name, value in (("dtype", stored), ("kv_dtype", chosen)):
+        if value not in FLOAT_DTYPES:
+            raise HeddleError(f"{name}={value!r} is not supported", fix=f"choose one of: {', '.join(FLOAT_DTYPES)}")
+    for name, number in (("max_tokens", max_tokens), ("max_seqs", max_seqs)):
+        if number < 1:
+            raise HeddleError(f"{name}={number} is not possible", fix="give at least 1")
+    return Options(profile.name, dtype, chosen, max_tokens, max_seqs)
+
+
+def _build(
+    model: Source,
+    profile: TargetProfile,
+    options: Options,
+    output: Path,
+    seconds: dict[str, float],
+    progress: Progress | None,
+) -> Path:
+    report = progress or (lambda what, done, total: None)
+    layout = PlanLayout(options.max_tokens, options.max_seqs)
+    dtypes = matrix_dtypes(model, options.dtype)
+    with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
+        with _timed(seconds, "export"):
+            mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
+        report("lowering", 0, 3)
+        lowered = lower(mod, profile, max_tokens=options.max_tokens)
+        seconds.update(lowered.seconds)
+        report("generating code", 1, 3)
+        library = Path(scratch) / "lib.so"
+        generate_code(lowered, profile, library, seconds)
+        writer.copy("lib.so", library)
+        for i, (phase, text) in enumerate(lowered.texts):
+            writer.write_text(f"ir/{i:02d}-{phase}.py", text)
+        writer.write_text("ir/passes.json", json.dumps([dataclasses.asdict(r) for r in lowered.log.records], indent=0))
+        for name in COPIED_FILES:
+            if (model.path / name).is_file():
+                writer.copy(name, model.path / name)
+        report("generating code", 3, 3)
+        with _timed(seconds, "weights"):
+            weights = WeightWriter(lowered.weights, model.checkpoint, model.match.names, dtypes)
+            writer.write_weights("weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t))
+        writer.finish(describe(model, profile, options, layout, lowered, weights.specs, seconds))
+    return output
+
+
+def matrix_dtypes(model: Source, dtype: str | None) -> dict[str, str]:
+    """The stored type of every matrix: the checkpoint's, or `dtype` for all."""
+    tensors, names = model.checkpoint.tensors, model.match.names
+    return {p: dtype or tensors[names[p]].dtype for p, spec in model.specs.items() if spec.kind != "vector"}
+
+
+def generate_code(lowered: Lowered, profile: TargetProfile, library: Path, seconds: dict[str, float]) -> None:
+    """Machine code for a lowered module, linked into a shared library."""
+    with _timed(seconds, "codegen"):
+        nothing = tvm.transform.Sequential([])  # the module is lowered; the default pipeline would do it again, worse
+        executable = relax.build(lowered.mod, target=profile.tvm_target(), relax_pipeline=nothing, exec_mode="bytecode")
+    with _timed(seconds, "link"):
+        executable.export_library(str(library))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+__all__ = ["ModelError", "Options", "Source", "compile_model", "generate_code", "matrix_dtypes", "read_source"]

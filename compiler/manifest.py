@@ -1,0 +1,123 @@
+"""What a finished compilation says about itself: the manifest, all but its list of files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..ir_passes.pipeline import Lowered
+from ..runtime.manifest import (
+    FORMAT_VERSION,
+    ITEM_BYTES,
+    CacheGroup,
+    FunctionInfo,
+    InstanceInfo,
+    Manifest,
+    MemoryInfo,
+    ModelInfo,
+    PlanInfo,
+    TargetInfo,
+    TensorInfo,
+    WeightsInfo,
+)
+from ..runtime.plans import PAGE, PlanLayout
+from ..runtime.tvm import ffi_version, tvm_version
+from ..schedules.target import TargetProfile
+
+if TYPE_CHECKING:
+    from .driver import Options, Source
+
+WeightSpecs = list[tuple[str, str, tuple[int, ...]]]
+FUNCTIONS = ("embed", "body", "head")
+
+
+def describe(
+    model: Source,
+    profile: TargetProfile,
+    options: Options,
+    layout: PlanLayout,
+    lowered: Lowered,
+    weights: WeightSpecs,
+    seconds: dict[str, float],
+) -> Manifest:
+    """The manifest of one compilation; the artifact writer adds the files."""
+    cache = cache_group(model, options.kv_dtype)
+    weights_bytes = sum(math.prod(shape) * ITEM_BYTES[dtype] for _, dtype, shape in weights)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        heddle_version=__version__,
+        tvm_version=tvm_version(),
+        ffi_version=ffi_version(),
+        target=TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec()),
+        model=model_info(model, options),
+        generation=generation_defaults(model.path, model.raw),
+        functions=tuple(function_info(name, lowered, options.max_tokens) for name in FUNCTIONS),
+        weights=WeightsInfo("weights.safetensors", {name: TensorInfo(dtype, shape) for name, dtype, shape in weights}),
+        caches=(cache,),
+        plan=PlanInfo.of(layout),
+        memory=memory_info(weights_bytes, max(lowered.workspace.values()), cache, model.config.vocab_size),
+        files={},
+        compile_seconds={name: round(value, 4) for name, value in seconds.items()},
+    )
+
+
+def model_info(model: Source, options: Options) -> ModelInfo:
+    """The model's shape, as the runtime and `inspect` want it."""
+    config = model.config
+    stored = options.dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
+    return ModelInfo(
+        architecture=model.arch.name,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        context_length=config.context_length,
+        weight_dtype=stored,
+        kv_dtype=options.kv_dtype,
+        config=model.raw,
+    )
+
+
+def cache_group(model: Source, kv_dtype: str) -> CacheGroup:
+    """The one paged group of a decoder: per page, every layer's and kv head's K, then V."""
+    config = model.config
+    shape = (config.num_layers, config.num_kv_heads, PAGE * 2 * config.head_dim)
+    record_bytes = math.prod(shape) * ITEM_BYTES[kv_dtype]
+    return CacheGroup("kv", "paged", config.num_layers, PAGE, kv_dtype, shape, record_bytes)
+
+
+def function_info(name: str, lowered: Lowered, max_tokens: int) -> FunctionInfo:
+    """A function with its instances by ascending row count; all instances take the same weights."""
+    instances = []
+    for symbol in lowered.params:
+        function, _, rows = symbol.rpartition("_")
+        if function == name:
+            instances.append(InstanceInfo(symbol, max_tokens if rows == "n" else int(rows)))
+    instances.sort(key=lambda instance: instance.max_rows)
+    orders = {tuple(lowered.params[instance.symbol]) for instance in instances}
+    if len(orders) != 1:
+        raise RuntimeError(f"the instances of {name} take their weights in different orders: a pass has a bug")
+    return FunctionInfo(name, orders.pop(), tuple(instances))
+
+
+def memory_info(weights_bytes: int, workspace_bytes: int, cache: CacheGroup, vocab_size: int) -> MemoryInfo:
+    """Bytes known before loading, and how they add up."""
+    formula = (
+        f"weights {weights_bytes} + workspace {workspace_bytes} + pages * {cache.record_bytes} "
+        f"(one page holds {cache.page_tokens} tokens) + logits rows * {4 * vocab_size}"
+    )
+    return MemoryInfo(weights_bytes, workspace_bytes, cache.record_bytes, formula)
+
+
+def generation_defaults(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """generation_config.json with the end tokens (its own, else the config's) as a list `eos_token_ids`."""
+    file = path / "generation_config.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    eos = found.get("eos_token_id", raw.get("eos_token_id"))
+    found["eos_token_ids"] = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
+    return found
