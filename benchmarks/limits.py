@@ -87,7 +87,7 @@ def _reader(streams: int) -> PrimFunc:
                     T.evaluate(
                         T.call_llvm_intrin(
                             "void", "llvm.prefetch.p0",
-                            T.address_of(data[(s * tasks + task) * steps + i + 16, 0]), 0, 3, 1,
+                            T.address_of(data[(s * tasks + task) * steps + i + 64, 0]), 0, 3, 1,
                         )
                     )
                     acc[s, lanes(0)] = T.bitwise_xor(acc[s, lanes(0)], data[(s * tasks + task) * steps + i, lanes(0)])

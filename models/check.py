@@ -18,7 +18,7 @@ from .weights import TensorSource, match_weights
 
 
 def check_model(path: str | Path) -> list[Problem]:
-    """Problems with the config, weights, tokenizer and generation defaults of a model directory, and notes on its memory.
+    """Problems with the config, weights, tokenizer and generation defaults of a model, and notes on its memory.
 
     The list is empty of errors where the model can be compiled. Weight values are not judged.
     """
@@ -98,9 +98,9 @@ def _check_generation(path: Path) -> list[Problem]:
     file = (path if path.is_dir() else path.parent) / "generation_config.json"
     if not file.is_file():
         return []
-    why = "it must be a JSON object"
+    why, fix = "it must be a JSON object", "download the file again"
     try:
         value: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as exception:
         value, why = [], str(exception)  # type: ignore[assignment]
-    return [] if isinstance(value, dict) else [error("generation_config.json cannot be read", why, "download the file again")]
+    return [] if isinstance(value, dict) else [error("generation_config.json cannot be read", why, fix)]

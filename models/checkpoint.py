@@ -27,9 +27,8 @@ class Checkpoint:
         self._files = {file: dict(entries) for file, entries in files.items()}
         self._file_of = {name: file for file, entries in self._files.items() for name in entries}
         self._maps: dict[Path, np.ndarray] = {}
-        self.tensors = {
-            name: TensorInfo(entry.dtype, entry.shape) for entries in self._files.values() for name, entry in entries.items()
-        }
+        entries = ((name, entry) for entries in files.values() for name, entry in entries.items())
+        self.tensors = {name: TensorInfo(entry.dtype, entry.shape) for name, entry in entries}
 
     def read(self, name: str) -> np.ndarray:
         """A read-only view of one tensor; bfloat16 as ml_dtypes.bfloat16. KeyError where there is no such tensor."""
@@ -41,7 +40,7 @@ class Checkpoint:
         return array.view(ml_dtypes.bfloat16) if entry.dtype == "bfloat16" else array
 
     def identity(self) -> str:
-        """Hex digest of config.json, and of each file's header, size, modification time and inode. Values are not read."""
+        """Hex digest of config.json, and of each file's header, size, modification time and inode, not of values."""
         digest = hashlib.sha256()
         config = self.path / "config.json"
         if config.is_file():
@@ -65,7 +64,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(path, _headers(path, [path / SINGLE]))
     if (path / INDEX).is_file():
         return _open_shards(path)
-    raise ModelError(str(path), [error("no weights", _why_no_weights(path), "or compile with random weights: --random-weights SEED")])
+    fix = "download them, or compile with random weights: --random-weights SEED"
+    raise ModelError(str(path), [error("no weights", _why_no_weights(path), fix)])
 
 
 def _why_no_weights(path: Path) -> str:
@@ -104,23 +104,26 @@ def _open_shards(path: Path) -> Checkpoint:
 
 def _read_index(file: Path) -> dict[str, str]:
     """The map from tensor to shard. Shards are plain file names: nothing outside the directory is opened."""
-    fix = "download the file again"
+
+    def refuse(why: str) -> ModelError:
+        return ModelError(str(file), [error("not an index of safetensors", why, "download the file again")])
+
     try:
         weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as exception:
-        raise ModelError(str(file), [error("not an index of safetensors", f"{type(exception).__name__}: {exception}", fix)]) from exception
+        raise refuse(f"{type(exception).__name__}: {exception}") from exception
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(str(file), [error("not an index of safetensors", "its weight_map is no object, or empty", fix)])
+        raise refuse("its weight_map is no object, or empty")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            why = f"{name!r:.80} is not the name of a safetensors file in this directory"
-            raise ModelError(str(file), [error("not an index of safetensors", why, fix)])
+            raise refuse(f"{name!r:.80} is not the name of a safetensors file in this directory")
     return weight_map
 
 
 def _index_problems(weight_map: Mapping[str, str], headers: Mapping[Path, Mapping[str, Entry]]) -> list[Problem]:
     """Tensors in two shards, tensors that the index places elsewhere, and tensors on one side only."""
     problems = []
+    fix = "download the checkpoint again"
     homes: dict[str, list[str]] = {}
     for file, entries in headers.items():
         for name in entries:
@@ -129,11 +132,11 @@ def _index_problems(weight_map: Mapping[str, str], headers: Mapping[Path, Mappin
         if len(files) > 1:
             problems.append(error(f'tensor "{name}" is in {len(files)} shards', ", ".join(files), "keep one of them"))
         elif name not in weight_map:
-            problems.append(error(f'tensor "{name}" of {files[0]} is not in {INDEX}', "", "download the checkpoint again"))
+            problems.append(error(f'tensor "{name}" of {files[0]} is not in {INDEX}', "", fix))
         elif weight_map[name] != files[0]:
             why = f"{INDEX} says {weight_map[name]}, it is in {files[0]}"
-            problems.append(error(f'tensor "{name}" is in another shard', why, "download the checkpoint again"))
+            problems.append(error(f'tensor "{name}" is in another shard', why, fix))
     for name, shard in weight_map.items():
         if name not in homes:
-            problems.append(error(f'tensor "{name}" is missing', f"{INDEX} says that it is in {shard}", "download it again"))
+            problems.append(error(f'tensor "{name}" is missing', f"{INDEX} says that it is in {shard}", fix))
     return problems

@@ -1,9 +1,9 @@
-"""Reading `config.json`: the raw dictionary, and a reader that takes typed values from it and collects every problem."""
+"""Reading `config.json`: the raw dictionary, and a reader that takes typed values and collects every problem."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,32 @@ from .problems import ModelError, Problem, error, nearest
 
 RawConfig = dict[str, Any]
 
-# Keys without influence on what a causal language model computes: training, bookkeeping of transformers and other tools,
-# token ids and defaults of generation (these are read from generation_config.json and the tokenizer).
-IGNORED_KEYS = frozenset(
-    """
-    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _flash_attn_2_enabled
-    _from_model_config _name_or_path attention_dropout attn_implementation attn_pdrop auto_map bad_words_ids
-    begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout cross_attention_hidden_size custom_pipelines
-    decoder_start_token_id diversity_penalty do_sample early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
-    experts_implementation exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    gradient_checkpointing hidden_dropout id2label initializer_range is_decoder keys_to_ignore_at_inference label2id
-    length_penalty license max_length max_sequence_length min_length model_max_length name_or_path no_repeat_ngram_size
-    num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
-    pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tokenizer_class top_k top_p torchscript transformers.js_config transformers_version typical_p
-    unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
-    """.split()
-)
+# Keys without influence on what a causal language model computes. Defaults of generation and token ids are read from
+# generation_config.json and the tokenizer.
+_IGNORED = {
+    "training": """
+        attention_dropout attn_pdrop classifier_dropout embd_pdrop finetuning_task gradient_checkpointing hidden_dropout
+        initializer_range pretraining_tp problem_type resid_pdrop task_specific_params tf_legacy_loss""",
+    "bookkeeping": """
+        _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+        _flash_attn_2_enabled _from_model_config _name_or_path attn_implementation auto_map chunk_size_feed_forward
+        cross_attention_hidden_size custom_pipelines experts_implementation id2label is_decoder
+        keys_to_ignore_at_inference label2id license
+        max_sequence_length model_max_length name_or_path num_labels output_attentions output_hidden_states prefix
+        pruned_heads return_dict tie_encoder_decoder tokenizer_class torchscript transformers.js_config
+        transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache""",
+    "token ids": """
+        bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id eos_token_id forced_bos_token_id
+        forced_eos_token_id pad_token_id sep_token_id suppress_tokens unk_token_id""",
+    "generation": """
+        assistant_confidence_threshold assistant_lookbehind diversity_penalty do_sample early_stopping
+        encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff eta_cutoff
+        exponential_decay_length_penalty length_penalty max_length max_new_tokens min_length no_repeat_ngram_size
+        num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams num_return_sequences output_scores
+        remove_invalid_values repetition_penalty return_dict_in_generate target_lookbehind temperature top_k top_p
+        typical_p""",
+}
+IGNORED_KEYS = frozenset(key for keys in _IGNORED.values() for key in keys.split())
 
 # Keys that change the computation unless they hold one of these values.
 INERT_VALUES: Mapping[str, tuple[Any, ...]] = {
@@ -51,7 +59,7 @@ INERT_VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 
 _INERT_REASONS = {
-    "quantization_config": ("its weights are stored quantized", "take the float checkpoint and quantize it with Heddle"),
+    "quantization_config": ("its weights are stored quantized", "take the checkpoint in floating point"),
     "layer_types": ("layers of different kinds are not part of this family", "check `architectures`"),
 }
 
@@ -92,8 +100,8 @@ def _why_no_config(path: Path) -> str:
 class ConfigReader:
     """Takes values from a raw config, checks them, and collects every problem instead of stopping at the first.
 
-    A bad value is replaced by a placeholder so that reading goes on; `valid(keys)` says whether values are real, for checks
-    that involve several. `None` counts as absent, as in transformers.
+    A bad value is replaced by a placeholder so that reading goes on; `valid(keys)` says whether values are real, for
+    checks that involve several. `None` counts as absent, as in transformers.
     """
 
     def __init__(self, raw: Mapping[str, Any], *, where: str = "") -> None:
@@ -142,7 +150,8 @@ class ConfigReader:
             self._wrong(key, value, "a number")
             return 1.0
         if value != value or value in (float("inf"), float("-inf")) or (positive and value <= 0):
-            self.bad(key, f'config key "{self.where}{key}" is {value}', "it must be finite" + " and positive" * positive)
+            why = "it must be finite" + " and positive" * positive
+            self.bad(key, f'config key "{self.where}{key}" is {value}', why)
             return 1.0
         return value
 
@@ -168,11 +177,12 @@ class ConfigReader:
     def _wrong(self, key: str, value: Any, expected: str) -> None:
         if value is None and key in self._bad:
             return  # already reported as missing
-        self.bad(key, f'config key "{self.where}{key}" is {json.dumps(value, default=str)[:80]}', f"it must be {expected}")
+        shown = json.dumps(value, default=str)[:80]
+        self.bad(key, f'config key "{self.where}{key}" is {shown}', f"it must be {expected}")
 
-    def check_unknown(self, family_keys: Iterable[str] = ()) -> None:
+    def check_unknown(self) -> None:
         """Report every key that nothing has read and that is not known to be without influence."""
-        known = {*self.seen, *family_keys, *IGNORED_KEYS, *INERT_VALUES}
+        known = {*self.seen, *IGNORED_KEYS, *INERT_VALUES}
         for key, value in self.raw.items():
             if key in self.seen or key in IGNORED_KEYS:
                 continue
@@ -181,6 +191,6 @@ class ConfigReader:
                 why = f"it may change what the model computes; {nearest(key, known) or 'no known key is near'}"
                 self.bad(key, f'unknown config key "{self.where}{key}"', why, "remove or correct it")
             elif not any(value == allowed and type(value) is type(allowed) for allowed in inert):
-                why, fix = _INERT_REASONS.get(key, ("this family does not have it", "check `architectures` and the value"))
+                why, fix = _INERT_REASONS.get(key, ("this family does not have it", "check `architectures`"))
                 what = f'config key "{self.where}{key}" is {json.dumps(value)[:80]}, which is not supported'
                 self.bad(key, what, why, fix)

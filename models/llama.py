@@ -1,13 +1,14 @@
-"""The Llama family in relax.frontend.nn: pre-norm decoder layers of rotary attention and a gated MLP (Touvron et al. 2023).
+"""The Llama family (Touvron et al. 2023): pre-norm decoder layers of rotary attention and a gated MLP.
 
-Mistral (sliding windows) and Qwen2 (biases of q, k, v) differ from Llama in configuration alone. The model is three modules,
-one for each exported function, so that a function takes exactly the parameters it uses, in the order of their construction.
-q, k, v and gate, up are separate linears here; a pass merges them.
+Mistral (sliding windows) and Qwen2 (biases of q, k, v) differ from Llama in configuration alone. The model is three
+modules, one for each exported function, so that a function takes exactly the parameters it uses, in the order of their
+construction. q, k, v and gate, up are separate linears here; a pass merges them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..ir_passes import dialect
 from ..runtime.plans import PAGE, PlanLayout
@@ -21,7 +22,13 @@ Dtypes = Mapping[str, str]
 _LAYER = "model.layers.{i}."
 WEIGHTS = (
     Weight("embed.weight", ("model.embed_tokens.weight",), ("vocab", "hidden"), "embedding", when="untied"),
-    Weight("embed.weight", ("model.embed_tokens.weight", "lm_head.weight"), ("vocab", "hidden"), "embedding", when="tie_embeddings"),
+    Weight(
+        "embed.weight",
+        ("model.embed_tokens.weight", "lm_head.weight"),
+        ("vocab", "hidden"),
+        "embedding",
+        when="tie_embeddings",
+    ),
     Weight("layers.{i}.attn_norm.weight", (_LAYER + "input_layernorm.weight",), ("hidden",), "vector"),
     Weight("layers.{i}.attn.q.weight", (_LAYER + "self_attn.q_proj.weight",), ("heads", "hidden"), "linear"),
     Weight("layers.{i}.attn.q.bias", (_LAYER + "self_attn.q_proj.bias",), ("heads",), "vector", when="qkv_bias"),
@@ -51,7 +58,9 @@ def weights(config: LlamaConfig) -> dict[str, WeightSpec]:
 class Linear(nn.Module):
     """A linear at `site`, which is also its path in the module and thus the beginning of its parameters' names."""
 
-    def __init__(self, site: str, axes: tuple[str, str], config: LlamaConfig, dtypes: Dtypes, *, bias: bool = False) -> None:
+    def __init__(
+        self, site: str, axes: tuple[str, str], config: LlamaConfig, dtypes: Dtypes, *, bias: bool = False
+    ) -> None:
         out_features, in_features = (config.sizes[axis] for axis in axes)
         self.site, self.axes = site, axes
         self.weight = nn.Parameter((out_features, in_features), dtypes.get(f"{site}.weight", "float32"))
@@ -73,7 +82,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Rotary attention of one layer over the paged cache; several heads may share a key head (GQA, Ainslie et al. 2023)."""
+    """Rotary attention of one layer over the paged cache; heads may share a key head (GQA, Ainslie et al. 2023)."""
 
     def __init__(self, layer: int, config: LlamaConfig, dtypes: Dtypes, layout: PlanLayout) -> None:
         site = f"layers.{layer}.attn."
@@ -91,7 +100,7 @@ class Attention(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         q = dialect.rope(q, table, heads=heads, head_dim=head_dim)
         k = dialect.rope(k, table, heads=kv_heads, head_dim=head_dim)
-        place = {"layer": self.layer, "kv_heads": kv_heads, "head_dim": head_dim, "layout": self.layout}
+        place: dict[str, Any] = {"layer": self.layer, "kv_heads": kv_heads, "head_dim": head_dim, "layout": self.layout}
         cache = dialect.kv_append(k, v, plan, cache, **place)
         window, scale = self.config.windows[self.layer], head_dim**-0.5
         out = dialect.attention(q, positions, plan, cache, heads=heads, scale=scale, window=window, **place)
@@ -146,7 +155,7 @@ class Embed(nn.Module):
 
 
 class Body(nn.Module):
-    """x float32 [n, H] at positions int32 [n] -> hidden float32 [n, H], the final norm applied; the cache is updated."""
+    """x float32 [n, H] at positions int32 [n] -> hidden float32 [n, H], the final norm applied."""
 
     def __init__(self, config: LlamaConfig, dtypes: Dtypes, layout: PlanLayout) -> None:
         self.rope = config.rope
@@ -180,8 +189,8 @@ class Head(nn.Module):
 def export(config: LlamaConfig, dtypes: Dtypes, kv_dtype: str, layout: PlanLayout) -> tvm.IRModule:
     """The functions `embed`, `body` and `head` as dialect calls, with symbolic n, r, p and num_pages.
 
-    Each takes its inputs, then the parameters it uses, named as in `weights`; the attribute `num_input` says where these
-    begin. The cache is [num_pages, layers, kv heads, PAGE * 2 * head_dim] of kv_dtype, bfloat16 held as uint16.
+    Each takes its inputs, then the parameters it uses, named as in `weights`; the attribute `num_input` says where
+    these begin. The cache is [num_pages, layers, kv heads, PAGE * 2 * head_dim] of kv_dtype, bfloat16 held as uint16.
     """
     _check_dtypes(config, dtypes, kv_dtype)
     stored = "uint16" if kv_dtype == "bfloat16" else kv_dtype
@@ -192,7 +201,7 @@ def export(config: LlamaConfig, dtypes: Dtypes, kv_dtype: str, layout: PlanLayou
         return nn.spec.Tensor([size], "int32")
 
     cache = nn.spec.Tensor(["num_pages", *record], stored)
-    functions = {
+    functions: dict[str, tuple[nn.Module, dict[str, Any]]] = {
         "embed": (Embed(config, dtypes), {"tokens": ids("n")}),
         "body": (Body(config, dtypes, layout), {"x": hidden, "positions": ids("n"), "plan": ids("p"), "cache": cache}),
         "head": (Head(config, dtypes), {"hidden": hidden, "rows": ids("r")}),
@@ -210,7 +219,9 @@ def _check_dtypes(config: LlamaConfig, dtypes: Dtypes, kv_dtype: str) -> None:
     stored = [param for param, spec in weights(config).items() if spec.kind != "vector"]
     unknown = [param for param in dtypes if param not in stored]
     if unknown:
-        raise ValueError(f"dtypes are given for {', '.join(unknown[:5])}, which are no linear or embedding weights of this model")
+        raise ValueError(
+            f"dtypes are given for {', '.join(unknown[:5])}, which are no linear or embedding weights of this model"
+        )
     for dtype in {*dtypes.values(), kv_dtype}:
         if dtype not in FLOAT_DTYPES:
             raise ValueError(f"dtype {dtype!r} is not supported; supported: {', '.join(FLOAT_DTYPES)}")

@@ -21,9 +21,9 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 class LlamaConfig:
     """Everything that determines the functions of one model.
 
-    `ffn` is the inner size of the MLP, `context_length` the configured length in tokens. `windows` has one entry per layer:
-    a token at position p sees the keys in (p - window, p], all of them where the window is 0. `checkpoint_dtype` is what
-    the config says about the stored weights; the checkpoint itself decides.
+    `ffn` is the inner size of the MLP, `context_length` the configured length in tokens. `windows` has one entry per
+    layer: a token at position p sees the keys in (p - window, p], all of them where the window is 0.
+    `checkpoint_dtype` is what the config says about the stored weights; the checkpoint itself decides.
     """
 
     architecture: str
@@ -62,7 +62,7 @@ class LlamaConfig:
 
 
 def llama_config(raw: Mapping[str, Any]) -> LlamaConfig:
-    """Llama 2, 3, 3.x: as many key heads as heads unless given; biases by `attention_bias` (q, k, v and o) and `mlp_bias`."""
+    """Llama 2, 3, 3.x: as many key heads as heads unless given; `attention_bias` is of q, k, v and o."""
     reader = ConfigReader(raw)
     attention_bias, mlp_bias = reader.boolean("attention_bias", False), reader.boolean("mlp_bias", False)
     biases = {"qkv_bias": attention_bias, "output_bias": attention_bias, "mlp_bias": mlp_bias}
@@ -77,9 +77,10 @@ def mistral_config(raw: Mapping[str, Any]) -> LlamaConfig:
 
 
 def qwen2_config(raw: Mapping[str, Any]) -> LlamaConfig:
-    """Qwen2 and Qwen2.5: q, k and v have biases. With `use_sliding_window` the layers from `max_window_layers` on are windowed.
+    """Qwen2 and Qwen2.5: q, k and v have biases.
 
-    `layer_types` says the same layer by layer, and wins.
+    With `use_sliding_window` the layers from `max_window_layers` on are windowed; `layer_types`, which says the same
+    layer by layer, wins.
     """
     reader = ConfigReader(raw)
     used = reader.boolean("use_sliding_window", False)
@@ -87,9 +88,16 @@ def qwen2_config(raw: Mapping[str, Any]) -> LlamaConfig:
     reader.seen.add("sliding_window")  # without use_sliding_window it has no effect, whatever its value
     first = reader.integer("max_window_layers", 28, minimum=0)
     types = _layer_types(reader, window)
-    biases = {"qkv_bias": True, "output_bias": False, "mlp_bias": False}
-    config_args = {"context": 32768, "kv_heads": 32, "window": window, "first_windowed": first, "layer_types": types}
-    return _finish(reader, "Qwen2ForCausalLM", biases=biases, **config_args)
+    return _finish(
+        reader,
+        "Qwen2ForCausalLM",
+        context=32768,
+        kv_heads=32,
+        biases={"qkv_bias": True, "output_bias": False, "mlp_bias": False},
+        window=window,
+        first_windowed=first,
+        layer_types=types,
+    )
 
 
 def _window(reader: ConfigReader) -> int:
@@ -107,7 +115,9 @@ def _layer_types(reader: ConfigReader, window: int) -> list[str] | None:
         return None
     fix = f"supported: {', '.join(LAYER_TYPES)}"
     if not isinstance(types, list) or any(t not in LAYER_TYPES for t in types):
-        reader.bad("layer_types", f'config key "layer_types" is {types!r:.80}', "it must list the kind of each layer", fix)
+        reader.bad(
+            "layer_types", f'config key "layer_types" is {types!r:.80}', "it must list the kind of each layer", fix
+        )
         return None
     if "sliding_attention" in types and not window:
         why = "there is no window without use_sliding_window and sliding_window"
@@ -132,7 +142,9 @@ def _finish(
     vocab_size, hidden = reader.integer("vocab_size"), reader.integer("hidden_size")
     ffn, layers = reader.integer("intermediate_size"), reader.integer("num_hidden_layers")
     heads = reader.integer("num_attention_heads")
-    kv = reader.integer("num_key_value_heads", heads if "num_key_value_heads" in reader.raw or kv_heads is None else kv_heads)
+    kv = reader.integer(
+        "num_key_value_heads", heads if "num_key_value_heads" in reader.raw or kv_heads is None else kv_heads
+    )
     head_dim = _head_dim(reader, hidden, heads)
     if reader.valid("num_attention_heads", "num_key_value_heads") and heads % kv:
         what = f"{heads} attention heads cannot share {kv} key/value heads"
@@ -147,7 +159,9 @@ def _finish(
     else:
         windows = tuple(window if t == "sliding_attention" else 0 for t in layer_types)
         if reader.valid("num_hidden_layers") and len(windows) != layers:
-            reader.bad("layer_types", f'config key "layer_types" lists {len(windows)} layers', f"num_hidden_layers is {layers}")
+            reader.bad(
+                "layer_types", f'config key "layer_types" lists {len(windows)} layers', f"num_hidden_layers is {layers}"
+            )
     biases = biases or {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
     config = LlamaConfig(
         architecture=architecture,
@@ -181,5 +195,9 @@ def _head_dim(reader: ConfigReader, hidden: int, heads: int) -> int:
         why = "it is not a multiple, and there is no head_dim"
         reader.bad("head_dim", f"{hidden} hidden features do not split into {heads} heads", why, "give head_dim")
     elif head_dim % 2:
-        reader.bad("head_dim", f"heads have {head_dim} dimensions", "rotary embedding pairs dimensions: the number must be even")
+        reader.bad(
+            "head_dim",
+            f"heads have {head_dim} dimensions",
+            "rotary embedding pairs dimensions: the number must be even",
+        )
     return head_dim

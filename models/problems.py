@@ -22,8 +22,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        parts = [self.what, self.why, self.fix]
-        return ". ".join(part.rstrip(".") for part in parts if part) + "."
+        text = f"{self.what}: {self.why}" if self.why else self.what
+        return f"{text}; {self.fix}" if self.fix else text
 
 
 class ModelError(HeddleError, ValueError):

@@ -22,8 +22,9 @@ _LEVELS = 1 << 16
 class RandomCheckpoint:
     """Every weight drawn from its seed and name alone, so tensors can be read in any order and one at a time.
 
-    Matrices and biases are normal(0, 0.02), norm weights normal(1, 0.1). The values are quantiles picked by 16 random bits:
-    about 1.5 ns an element, the same on every machine and for every NumPy, and equal up to rounding between dtypes.
+    Matrices and biases are normal(0, 0.02), norm weights normal(1, 0.1). The values are quantiles picked by 16 random
+    bits: about 1.5 ns an element, the same on every machine and for every NumPy, and equal up to rounding between
+    dtypes.
     """
 
     def __init__(self, specs: Mapping[str, WeightSpec], seed: int, dtype: str) -> None:
@@ -33,7 +34,9 @@ class RandomCheckpoint:
             raise ValueError(f"the seed of random weights is {seed}; it must not be negative")
         self.seed, self.dtype = seed, dtype
         self.tensors = {spec.source[0]: TensorInfo(dtype, spec.shape) for spec in specs.values()}
-        self._norms = {spec.source[0] for spec in specs.values() if spec.kind == "vector" and not spec.source[0].endswith("bias")}
+        self._norms = {
+            spec.source[0] for spec in specs.values() if spec.kind == "vector" and not spec.source[0].endswith("bias")
+        }
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, generated anew at each call; KeyError where there is no such tensor."""

@@ -18,9 +18,9 @@ FamilyConfig = Any  # a family's frozen dataclass; the fields that the compiler 
 class Architecture:
     """One architecture of one family.
 
-    `config(raw)` reads a raw config.json (ModelError lists all of its problems). `weights(config)` names every parameter of
-    the exported functions with its place in the checkpoint. `export(config, dtypes=..., kv_dtype=..., plan_layout=...)`
-    gives an IRModule with the functions `embed`, `body` and `head`.
+    `config(raw)` reads a raw config.json (ModelError lists all of its problems). `weights(config)` names every
+    parameter of the exported functions with its place in the checkpoint. `export(config, dtypes=..., kv_dtype=...,
+    plan_layout=...)` gives an IRModule with the functions `embed`, `body` and `head`.
     """
 
     name: str
@@ -34,8 +34,9 @@ class Architecture:
     ) -> tvm.IRModule:
         """The model as dialect calls.
 
-        `dtypes` gives the stored type (float32, float16, bfloat16) of each linear and embedding weight by parameter name,
-        float32 where it has none; norm weights and biases are float32 always. `kv_dtype` is the type of the KV cache.
+        `dtypes` gives the stored type (float32, float16, bfloat16) of each linear and embedding weight by parameter
+        name, float32 where it has none; norm weights and biases are float32 always. `kv_dtype` is the type of the KV
+        cache.
         """
         return self._export(config, dtypes, kv_dtype, plan_layout)
 
@@ -60,13 +61,17 @@ def architecture(raw: Mapping[str, Any]) -> Architecture:
         for candidate in ARCHITECTURES.values():
             if candidate.model_type == model_type:
                 return candidate
-        raise ModelError("config.json", [error(f'unknown model_type "{model_type}"', "and it has no `architectures`", fix)])
+        raise ModelError(
+            "config.json", [error(f'unknown model_type "{model_type}"', "and it has no `architectures`", fix)]
+        )
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         what = "config.json does not name one architecture"
         raise ModelError("config.json", [error(what, f"`architectures` is {names!r:.80}", fix)])
     found = ARCHITECTURES.get(names[0])
     if found is None:
-        raise ModelError("config.json", [error(f'unknown architecture "{names[0]}"', nearest(names[0], ARCHITECTURES), fix)])
+        raise ModelError(
+            "config.json", [error(f'unknown architecture "{names[0]}"', nearest(names[0], ARCHITECTURES), fix)]
+        )
     if model_type not in (None, found.model_type):
         what = f'architecture "{found.name}" does not go with model_type "{model_type}"'
         raise ModelError("config.json", [error(what, "", f'"{found.model_type}" does; {fix}')])

@@ -1,12 +1,12 @@
 """Rotary position embeddings: inverse frequencies and the scale of cos and sin for every supported scaling.
 
-The definitions are those of transformers 5.23 (modeling_rope_utils.py): `default` (Su et al. 2021), `linear` (kaiokendev
-2023), `dynamic` (NTK-aware, bloc97 and emozilla 2023), `yarn` (Peng et al. 2023), `llama3` (Llama 3.1). Both spellings are
-read: `rope_parameters`, and the older `rope_theta` with `rope_scaling`.
+The definitions are those of transformers 5.23 (modeling_rope_utils.py): `default` (Su et al. 2021), `linear`
+(kaiokendev 2023), `dynamic` (NTK-aware, bloc97 and emozilla 2023), `yarn` (Peng et al. 2023), `llama3` (Llama 3.1).
+Both spellings are read: `rope_parameters`, and the older `rope_theta` with `rope_scaling`.
 
-`dynamic` grows its base with the length of the running sequence in transformers, which makes a token's key depend on what
-comes after it. Here the table is static: the base is taken at the configured length, `max_position_embeddings`, so a
-sequence's past never changes. Up to that length the two definitions agree.
+`dynamic` grows its base with the length of the running sequence in transformers, which makes a token's key depend on
+what comes after it. Here the table is static: the base is taken at the configured length, `max_position_embeddings`,
+so a sequence's past never changes. Up to that length the two definitions agree.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _DEFAULT_THETA = 10000.0
 class RopeConfig:
     """Rotary embedding of one model; fields that a type does not use keep their defaults.
 
-    `dim` is the number of rotated dimensions of a head (even); `context` the configured length in tokens, `original` the
-    length of pretraining. `attention_factor` of None means the value that the YaRN paper suggests.
+    `dim` is the number of rotated dimensions of a head (even); `context` the configured length in tokens, `original`
+    the length of pretraining. `attention_factor` of None means the value that the YaRN paper suggests.
     """
 
     dim: int
@@ -87,12 +87,12 @@ class RopeConfig:
         return _mscale(self.factor, 1.0)
 
     def _powers(self, theta: float) -> np.ndarray:
-        """theta ** (2i / dim), each step rounded to float32 once, the power correctly (NumPy's own differs by machine)."""
+        """theta ** (2i / dim), each step rounded to float32; NumPy's own float32 power differs by machine."""
         exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
         return (np.float64(np.float32(theta)) ** exponents.astype(np.float64)).astype(np.float32)
 
     def _llama3(self) -> np.ndarray:
-        """Wavelengths beyond the pretraining context are stretched by `factor`, short ones kept, between them a blend."""
+        """Wavelengths beyond the pretraining context are stretched by `factor`, short ones kept, the rest blended."""
         inv_freq = 1 / self._powers(self.theta)
         wavelength = np.float32(2 * math.pi) / inv_freq
         low, high = self.original / self.low_freq_factor, self.original / self.high_freq_factor
@@ -106,7 +106,7 @@ class RopeConfig:
         return np.where(between, blended, stretched)
 
     def _yarn(self) -> np.ndarray:
-        """Dimensions that turn often within the pretraining context are kept, slow ones interpolated, a ramp between."""
+        """Dimensions that turn often in the pretraining context are kept, slow ones interpolated, a ramp between."""
         powers = self._powers(self.theta)
         low, high = self._correction_dim(self.beta_fast), self._correction_dim(self.beta_slow)
         if self.truncate:

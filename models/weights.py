@@ -1,7 +1,8 @@
 """Weight names: a declarative table from parameters to tensors of a checkpoint, and the match of the two.
 
-A family writes one table. Names hold `{i}` where the layer's index goes, shapes are written in logical axes whose sizes the
-config gives, and a `when` names a field of the config that must be true. Everything that does not match is reported at once.
+A family writes one table. Names hold `{i}` where the layer's index goes, shapes are written in logical axes whose
+sizes the config gives, and a `when` names a field of the config that must be true. Everything that does not match is
+reported at once.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class WeightSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A row of a family's table: parameter, tensor names, shape in logical axes, kind, and the config field that asks for it."""
+    """A row of a family's table: parameter, tensor names, logical axes, kind, the config field that asks for it."""
 
     param: str
     source: tuple[str, ...]
@@ -95,8 +96,8 @@ def match_weights(
 ) -> WeightMatch:
     """Find the tensor of every parameter; tensors that match the regular expression `ignored` are passed over.
 
-    Raises one ModelError with everything that is missing, extra, misshapen, of an unsupported type, or stored twice with
-    different values.
+    Raises one ModelError with everything that is missing, extra, misshapen, of an unsupported type, or stored twice
+    with different values.
     """
     names: dict[str, str] = {}
     missing: dict[str, WeightSpec] = {}
@@ -124,7 +125,8 @@ def match_weights(
         why = f"expected shape {list(missing[name].shape)}" + (f"; {hint}" if hint else "")
         problems.append(error(f"missing weight {label}", why))
     for name, label in _grouped(extra):
-        why = f"this architecture does not use it; {nearest(name, missing or names.values(), 2) or 'no known weight is near'}"
+        hint = nearest(name, missing or names.values(), 2) or "no known weight is near"
+        why = f"this architecture does not use it; {hint}"
         problems.append(error(f"extra weight {label}", why, "check `architectures` in config.json"))
     raise_errors(subject, problems)
     return WeightMatch(names, tuple(notes))
@@ -160,7 +162,7 @@ def same_bits(a: np.ndarray, b: np.ndarray, block: int = 1 << 22) -> bool:
 
 
 def _grouped(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Names in order, each with its label. Where more than 8 differ by an index only, the first of them speaks for all."""
+    """Names with labels, in order. Where more than 8 differ by an index only, the first of them speaks for all."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)

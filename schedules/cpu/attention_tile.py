@@ -81,7 +81,9 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
     def visible(tile: Any, page: Any, position: Any) -> Any:
         token = lanes(T.cast(tile * KV_TILE + page * PAGE, "int32"))
         seen = token <= splat(T.cast(position, "int32"))
-        return T.And(seen, token > splat(T.cast(position - window, "int32"))) if window else seen
+        if not window:
+            return seen
+        return T.bitwise_and(seen, token > splat(T.cast(position - window, "int32")))
 
     @T.inline
     def score(q, s, cache, page, layer, head, tile, first, last, blocks, page_lo, page_hi):
@@ -134,7 +136,10 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
                 for d in T.unroll(n):
                     x[r, d, span(0, width)] = acc[block * rows + r, span(column + d * width, width)]
             for p in T.serial(lo // PAGE, (hi + (PAGE - 1)) // PAGE):
-                for t in T.serial(T.max(lo - p * PAGE, 0), T.min(hi - p * PAGE, PAGE)):
+                # Counted from 0: TVM 0.27 miscompiles this loop when it begins at the symbolic minimum itself.
+                begin: T.let = T.max(lo - p * PAGE, T.int64(0))
+                for step in T.serial(T.min(hi - p * PAGE, T.int64(PAGE)) - begin):
+                    t: T.let = begin + step
                     for d in T.unroll(n):
                         for r in T.unroll(rows):
                             x[r, d, span(0, width)] = fma_span(
@@ -159,11 +164,11 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
             accumulate_columns(
                 s, acc, cache, page, layer, head, blocks, lo, hi, c * (vectors * LANES), vectors, LANES
             )
-        if whole % vectors:
+        if whole % vectors > 0:
             accumulate_columns(
                 s, acc, cache, page, layer, head, blocks, lo, hi, whole // vectors * vectors * LANES, whole % vectors, LANES
             )
-        if tail:
+        if tail > 0:
             accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, whole * LANES, 1, tail)
 
     return score, update, accumulate

@@ -39,7 +39,7 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
                 scaled[r, lanes(d * LANES)] = (
                     q[row + i * group.row_step, lanes((head + i * group.head_step) * head_dim + d * LANES)] * const(scale)
                 )
-            if tail:
+            if tail > 0:
                 scaled[r, span(whole * LANES, tail)] = q[
                     row + i * group.row_step, span((head + i * group.head_step) * head_dim + whole * LANES, tail)
                 ] * full(scale, tail)
@@ -80,7 +80,7 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
                 out[row + r * group.row_step, lanes((head + r * group.head_step) * head_dim + d * LANES)] = fma(
                     acc_all[r, lanes(d * LANES)], inverse, const(0.0)
                 )
-            if tail:
+            if tail > 0:
                 acc_all[r, lanes(whole * LANES)] = fma(acc_all[r, lanes(whole * LANES)], inverse, const(0.0))
                 out[row + r * group.row_step, span((head + r * group.head_step) * head_dim + whole * LANES, tail)] = acc_all[
                     r, span(whole * LANES, tail)

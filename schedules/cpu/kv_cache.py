@@ -73,7 +73,7 @@ def append_reference(
     n = len(k)
     slot = plan[PlanLayout(max_tokens, max_seqs).slot :][:n]
     new = cache.copy()
-    records = new[:, layer]
+    records = new[:, int(layer)]  # an int: an array would index a copy
     k_half, v_half = records[..., : PAGE * head_dim], records[..., PAGE * head_dim :]
     k_pages = k_half.reshape(len(cache), kv_heads, head_dim, PAGE)
     v_pages = v_half.reshape(len(cache), kv_heads, PAGE, head_dim)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from ..compat import PrimFunc, T
 from ..layouts.tile32 import TILE
 from ..target import TargetProfile
@@ -12,105 +9,83 @@ from ..vector import LANES, const, fma, lanes, splat, storage, widen
 from .linear_spec import HALVES, VECTOR, LinearSpec
 from .reference import itemsize
 
-PREFETCH = 16  # steps over k between a prefetch and its use
 LINE = 64  # bytes of a cache line
+PREFETCH = {1: 64, 4: 64, 8: 128}  # cache lines between a prefetch and its use, by rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """The sums that one walk over k keeps in registers: rows x streams (tiles, of one or both parts) x halves of a tile."""
-
-    rows: int
-    tiles: int
-    parts: int
-    halves: int
-
-    @classmethod
-    def of(cls, spec: LinearSpec, rows: int, target: TargetProfile) -> Pass:
-        """As much as the registers hold, of up to four streams; few tiles are spread over more tasks instead."""
-        vectors = (target.vector_registers - 8) * target.vector_bits // (32 * LANES)  # that may hold sums
-        rows_now = min(rows, max(vectors, 1))
-        halves = HALVES if rows_now * HALVES <= vectors else 1
-        streams = min(4, vectors // (rows_now * halves))
-        parts = spec.parts if streams >= spec.parts else 1
-        tiles = max(t for t in (1, 2, 4) if t == 1 or (t * parts <= streams and spec.tiles >= 14 * t))
-        return cls(rows_now, tiles, parts, halves)
+def passes(spec: LinearSpec, rows: int, target: TargetProfile) -> tuple[int, int, int]:
+    """How many rows, parts and halves of a tile one walk over k sums up in registers: as much as they hold."""
+    vectors = (target.vector_registers - 8) * target.vector_bits // (32 * LANES)
+    rows_now = max(r for r in (1, 2, 4, 8) if r <= min(rows, vectors))
+    halves = HALVES if rows_now * HALVES <= vectors else 1
+    parts = spec.parts if rows_now * halves * spec.parts <= vectors else 1
+    return rows_now, parts, halves
 
 
 def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
     """x float32 [n, K], w, [bias], [residual] -> y float32 [n, N]; n is 1 where `rows` is 1.
 
-    A task owns tiles that lie far apart: DRAM serves several far streams faster than one run, and what a stream prefetches
-    past its tile is the next task's tile.
+    A task is one tile of each part, so that each thread reads one contiguous run of each part. A far prefetch hides the
+    latency of DRAM (it beats several streams a task); past the end of a tile it fetches the next task's.
     """
     K, N, parts, tiles = spec.in_features, spec.out_features, spec.parts, spec.tiles
     dtype = spec.weight_dtype
-    p = Pass.of(spec, rows, target)
-    S, M, C = p.tiles, p.rows, p.halves
-    streams = S * p.parts
-    tasks = -(-tiles // S)
+    M, P, C = passes(spec, rows, target)
     width = parts * HALVES
     lines, per_line = TILE * itemsize(dtype) // LINE, LINE // itemsize(dtype)
+    ahead = PREFETCH[rows] // lines
     finish_row = spec.store()
 
-    def tile_of(task: Any, s: Any) -> Any:
-        return T.min(s * tasks + task, tiles - 1) if tiles % S else s * tasks + task
-
-    def stored(task: Any, part0: Any, j: Any) -> Any:
-        """The stored tile of stream j: its part, then its place among the part's tiles."""
-        return (part0 + j // S) * tiles + tile_of(task, j % S)
-
     @T.inline
-    def walk(x, w, sums, task, first, n, part0, half0, m0):
+    def walk(x, w, sums, tile, first, n, part, half, m0):
         # One array for each half: an array of 1024 bytes and more would be a workspace in memory, not registers.
-        acc0 = T.alloc_buffer((streams * M,), VECTOR, scope="global")
-        acc1 = T.alloc_buffer((streams * M,), VECTOR, scope="global")
-        for i in T.unroll(streams * M):
+        acc0 = T.alloc_buffer((P * M,), VECTOR, scope="global")
+        acc1 = T.alloc_buffer((P * M,), VECTOR, scope="global")
+        for i in T.unroll(P * M):
             acc0[i] = const(0.0)
             acc1[i] = const(0.0)
         for k in T.serial(T.int64(K)):
-            for j in T.unroll(streams):
+            for j in T.unroll(P):
                 for line in T.unroll(lines):
                     T.evaluate(
                         T.call_llvm_intrin(
                             "void",
                             "llvm.prefetch.p0",
-                            T.address_of(w[stored(task, part0, j), k + PREFETCH, line * per_line]),
+                            T.address_of(w[(part + j) * tiles + tile, k + ahead, line * per_line]),
                             0,
                             3,
                             1,
                         )
                     )
-            for j in T.unroll(streams):
+            for j in T.unroll(P):
                 for m in T.unroll(M):
                     acc0[j * M + m] = fma(
-                        widen(w[stored(task, part0, j), k, lanes(half0 * LANES)], dtype),
+                        widen(w[(part + j) * tiles + tile, k, lanes(half * LANES)], dtype),
                         splat(x[T.min(first + m0 + m, n - 1), k]),
                         acc0[j * M + m],
                     )
                 if C == 2:
                     for m in T.unroll(M):
                         acc1[j * M + m] = fma(
-                            widen(w[stored(task, part0, j), k, lanes(LANES)], dtype),
+                            widen(w[(part + j) * tiles + tile, k, lanes(LANES)], dtype),
                             splat(x[T.min(first + m0 + m, n - 1), k]),
                             acc1[j * M + m],
                         )
-        for j in T.unroll(streams):
+        for j in T.unroll(P):
             for m in T.unroll(M):
-                sums[((j % S) * rows + m0 + m) * width + (part0 + j // S) * HALVES + half0] = acc0[j * M + m]
+                sums[(m0 + m) * width + (part + j) * HALVES + half] = acc0[j * M + m]
                 if C == 2:
-                    sums[((j % S) * rows + m0 + m) * width + (part0 + j // S) * HALVES + 1] = acc1[j * M + m]
+                    sums[(m0 + m) * width + (part + j) * HALVES + 1] = acc1[j * M + m]
 
     @T.inline
-    def block(x, w, bias, residual, y, task, first, n):
-        sums = T.alloc_buffer((S * rows * width,), VECTOR, scope="global")
-        for part0 in T.serial(T.int64(parts // p.parts)):
-            for half0 in T.serial(T.int64(HALVES // C)):
+    def block(x, w, bias, residual, y, tile, first, n):
+        sums = T.alloc_buffer((rows * width,), VECTOR, scope="global")
+        for part in T.serial(T.int64(parts // P)):
+            for half in T.serial(T.int64(HALVES // C)):
                 for m0 in T.serial(T.int64(rows // M)):
-                    walk(x, w, sums, task, first, n, part0 * p.parts, half0, m0 * M)
-        for s in T.unroll(S):
-            for m in T.serial(T.min(T.int64(rows), n - first)):
-                finish_row(sums, (s * rows + m) * width, bias, residual, y, first + m, tile_of(task, s))
+                    walk(x, w, sums, tile, first, n, part * P, half, m0 * M)
+        for m in T.serial(T.min(T.int64(rows), n - first)):
+            finish_row(sums, m * width, bias, residual, y, first + m, tile)
 
     if rows == 1:
 
@@ -121,8 +96,8 @@ def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
             bias = T.match_buffer(bias_, (T.int64(spec.bias_size),), "float32", align=64)
             residual = T.match_buffer(residual_, (T.int64(1), T.int64(N)), "float32", align=64)
             y = T.match_buffer(y_, (T.int64(1), T.int64(N)), "float32", align=64)
-            for task in T.parallel(T.int64(tasks)):
-                block(x, w, bias, residual, y, task, T.int64(0), T.int64(1))
+            for tile in T.parallel(T.int64(tiles)):
+                block(x, w, bias, residual, y, tile, T.int64(0), T.int64(1))
 
         return spec.prune(one)
 
@@ -134,8 +109,8 @@ def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
         bias = T.match_buffer(bias_, (T.int64(spec.bias_size),), "float32", align=64)
         residual = T.match_buffer(residual_, (n, T.int64(N)), "float32", align=64)
         y = T.match_buffer(y_, (n, T.int64(N)), "float32", align=64)
-        for task in T.parallel(T.int64(tasks)):
+        for tile in T.parallel(T.int64(tiles)):
             for i in T.serial((n + rows - 1) // rows):
-                block(x, w, bias, residual, y, task, i * rows, n)
+                block(x, w, bias, residual, y, tile, i * rows, n)
 
     return spec.prune(few)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from ..compat import PrimFunc, T
 from ..layouts.rows import row_tile
+from ..layouts.tile32 import TILE
 from ..target import TargetProfile
 from ..vector import LANES, const, fma, lanes, splat, storage, widen
+from .linear_rows import LINE
 from .linear_spec import HALVES, VECTOR, LinearSpec
+from .reference import itemsize
 
 BLOCK_BYTES = 256 * 1024  # of the float32 copy of a weight tile, over one block of k
 TASK_ROWS = 192
+LOC = 2
 
 
 def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
@@ -28,6 +32,7 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
     width = parts * HALVES
     blocks = -(-K * width * LANES * 4 // BLOCK_BYTES)
     KB = -(-K // blocks)
+    lines, per_line = TILE * itemsize(spec.weight_dtype) // LINE, LINE // itemsize(spec.weight_dtype)
     finish_row = spec.store()
     dtype = spec.weight_dtype
 
@@ -68,7 +73,9 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
             wide = T.alloc_buffer((G, KB, C), VECTOR, scope="global", align=64)
             carry = T.alloc_buffer((RT * MR * width,), VECTOR, scope="global", align=64)
             tile: T.let[T.int64] = task % tiles
-            first: T.let[T.int64] = task // tiles * RT  # first row tile
+            row_blocks: T.let[T.int64] = (row_tiles + RT - 1) // RT
+            first: T.let[T.int64] = task // tiles * row_tiles // row_blocks
+            count: T.let[T.int64] = (task // tiles + 1) * row_tiles // row_blocks - first
             for block in T.serial(T.int64(blocks)):
                 steps: T.let[T.int64] = T.min(T.int64(KB), K - block * KB)
                 for k in T.serial(steps):
@@ -76,14 +83,24 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
                         wide[i // C, k, i % C] = widen(
                             w[i // HALVES * tiles + tile, block * KB + k, lanes(i % HALVES * LANES)], dtype
                         )
-                for rt in T.serial(T.min(T.int64(RT), row_tiles - first)):
+                share: T.let[T.int64] = (steps + count - 1) // count
+                for rt in T.serial(count):
+                    for i in T.serial(share):
+                        for p in T.unroll(parts):
+                            for line in T.unroll(lines):
+                                T.evaluate(
+                                    T.call_llvm_intrin(
+                                        "void", "llvm.prefetch.p0",
+                                        T.address_of(w[p * tiles + tile, block * KB + steps + rt * share + i, line * per_line]), 0, LOC, 1,
+                                    )
+                                )
                     for g in T.serial(T.int64(G)):
                         for half in T.serial(T.int64(MR // M)):
                             register_tile(
                                 x, wide, carry, first + rt, block * KB, steps, g, half * M,
                                 (rt * MR + half * M) * width + g * C,
                             )
-            for r in T.serial(T.min(T.int64(RT * MR), n - first * MR)):
+            for r in T.serial(T.min(count * MR, n - first * MR)):
                 finish_row(carry, r * width, bias, residual, y, first * MR + r, tile)
 
     return spec.prune(many)

@@ -1,0 +1,214 @@
+"""Text to token ids and back, and conversations to text: reads the tokenizer files of a Hugging Face model directory."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from .errors import HeddleError, RequestError
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+class TokenizerError(HeddleError):
+    """The tokenizer files of a model are missing, broken, or disagree."""
+
+
+class Tokenizer:
+    """The tokenizer of a model directory.
+
+    tokenizer.json holds the vocabulary and its rules; tokenizer_config.json (optional) names the special tokens and says
+    whether they frame a text; the chat template stands in the config or in chat_template.jinja.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], template: str | None = None) -> None:
+        self._backend = backend
+        self._backend.no_truncation()  # training settings that some files carry along
+        self._backend.no_padding()
+        self._config = dict(config)
+        self._template = template
+        self.bos_token = _special(config, "bos_token")
+        self.eos_token = _special(config, "eos_token")
+        self.bos_token_id = self._known_id("bos_token", self.bos_token)
+        self.eos_token_id = self._known_id("eos_token", self.eos_token)
+        rules = json.loads(backend.to_str())
+        added = backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._byte_tokens = _mentions(rules.get("decoder"), "ByteFallback")
+        flags = {name: config.get(name) for name in ("add_bos_token", "add_eos_token")}
+        # As in transformers: flags in the config (even false ones) replace the rules of tokenizer.json.
+        self._own_frame = rules.get("post_processor") is not None and all(flag is None for flag in flags.values())
+        self._prefix = [self.bos_token_id] if flags["add_bos_token"] and self.bos_token_id is not None else []
+        self._suffix = [self.eos_token_id] if flags["add_eos_token"] and self.eos_token_id is not None else []
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Tokenizer:
+        """Read the tokenizer of a model directory or artifact; TokenizerError says what is wrong with which file."""
+        directory = Path(directory)
+        path = directory / TOKENIZER_FILE
+        if not path.is_file():
+            raise TokenizerError(
+                f"{path} does not exist",
+                "the tokenizer of a model is read from this file",
+                "copy it from the model's origin; for an old model without one, save it with AutoTokenizer.save_pretrained",
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+        except Exception as error:  # the tokenizers package raises plain Exception
+            raise TokenizerError(f"{path} is broken", str(error), "copy the file again from the model's origin") from error
+        config = _read_config(directory / CONFIG_FILE)
+        template = directory / TEMPLATE_FILE
+        return cls(backend, config, template.read_text("utf-8") if template.is_file() else None)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id; a model's vocabulary may be larger (padding)."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that are not text, such as `<|im_end|>`."""
+        return self._special_ids
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`, framed by the special tokens that the model expects around a text."""
+        if add_special_tokens and not self._own_frame:
+            return [*self._prefix, *self._backend.encode(text, add_special_tokens=False).ids, *self._suffix]
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids. Ids that the tokenizer does not know have no text."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def is_silent(self, token: int) -> bool:
+        """Whether `decode` drops this token: it is special or unknown."""
+        return token in self._special_ids or self._backend.id_to_token(token) is None
+
+    def is_byte(self, token: int) -> bool:
+        """Whether this is a token like `<0xE4>`: the text of a run of these is only known when the run ends."""
+        if not self._byte_tokens:
+            return False
+        piece = self._backend.id_to_token(token) or ""
+        return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """The conversation as the text that the model was trained on; encode it with `add_special_tokens=False`.
+
+        `messages` are `{"role": ..., "content": ...}`; `variables` are passed to the template (`tools`, ...). RequestError for
+        a malformed conversation, TokenizerError where the model has no chat template or a broken one.
+        """
+        for i, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise RequestError(f"messages[{i}] is {message!r}; it must be a dict with a 'role' and a 'content'")
+        if not messages:
+            raise RequestError("a conversation needs at least one message")
+        template = self._compiled_template
+        frame = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or ""}
+        try:
+            text = template.render(
+                {**frame, **variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+            )
+            return str(text)
+        except Exception as error:  # the template is a program of the model's: it may fail in any way
+            raise RequestError(
+                "the model's chat template refused the conversation", f"{type(error).__name__}: {error}"
+            ) from error
+
+    @functools.cached_property
+    def _compiled_template(self) -> Any:
+        """The chat template, compiled in a sandbox: it comes with the model and is not trusted."""
+        source = self._template or self._config.get("chat_template")
+        if isinstance(source, list):  # several by name; "default" is the one for conversations
+            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+        if not source:
+            raise TokenizerError(
+                "the model has no chat template",
+                f"neither {TEMPLATE_FILE} nor chat_template in {CONFIG_FILE} is there",
+                "use generate() with a prompt in the model's own format",
+            )
+        import jinja2
+
+        try:
+            return _template_environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TokenizerError("the chat template is broken", f"line {error.lineno}: {error.message}") from error
+
+    def _known_id(self, name: str, token: str | None) -> int | None:
+        if token is None:
+            return None
+        number = self._backend.token_to_id(token)
+        if number is None:
+            raise TokenizerError(
+                f"{name} is {token!r} in {CONFIG_FILE}, which {TOKENIZER_FILE} does not know", fix="copy both files again"
+            )
+        return int(number)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not JSON", str(error), "copy the file again from the model's origin") from error
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, found a {type(config).__name__}")
+    return config
+
+
+def _special(config: Mapping[str, Any], name: str) -> str | None:
+    """A special token of the config: a text, or an object with its text under `content`."""
+    value = config.get(name)
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise TokenizerError(f"{name} in {CONFIG_FILE} is {value!r}; it must be a text or null")
+    return value
+
+
+def _mentions(rules: Any, kind: str) -> bool:
+    """Whether `rules` (a decoder, or a sequence of them) has one of type `kind`."""
+    if not isinstance(rules, dict):
+        return False
+    return rules.get("type") == kind or any(_mentions(part, kind) for part in rules.get("decoders", ()))
+
+
+@functools.cache
+def _template_environment() -> Any:
+    """The environment that chat templates are written for: that of transformers' apply_chat_template."""
+    import jinja2
+    import jinja2.ext
+    import jinja2.sandbox
+
+    class Generation(jinja2.ext.Extension):
+        """`{% generation %}...{% endgeneration %}` marks the model's turns for training; here it is just its content."""
+
+        tags = {"generation"}  # noqa: RUF012 (the name is Jinja's)
+
+        def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment
