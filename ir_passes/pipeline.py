@@ -111,7 +111,7 @@ def lower(mod: ir.IRModule, profile: TargetProfile, *, max_tokens: int, keep_tex
             if phase.name == "plan_memory":
                 out.workspace = workspace_bytes(mod)
             if keep_texts:
-                out.texts.append((phase.name, mod.script()))
+                out.texts.append((phase.name, text_of(mod, kernels=phase.name == "legalize")))
             out.seconds[phase.name] = time.perf_counter() - start
     out.mod = mod
     return out
@@ -123,3 +123,9 @@ def check_well_formed(mod: ir.IRModule, phase: str) -> None:
         relax.analysis.well_formed(mod)
     except Exception as error:
         raise RuntimeError(f"phase {phase} left a module that is not well-formed, a bug in that pass: {error}") from error
+
+
+def text_of(mod: ir.IRModule, *, kernels: bool) -> str:
+    """The module as TVMScript. Kernels do not change after they are made, so they are printed once."""
+    functions = {name_of(gv): f for gv, f in mod.functions.items() if kernels or isinstance(f, relax.Function)}
+    return str(ir.IRModule(functions).script())

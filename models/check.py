@@ -37,7 +37,7 @@ def check_model(path: str | Path) -> list[Problem]:
     try:
         checkpoint = open_checkpoint(path)
         if config is not None:
-            match = match_weights(family.weights(config), checkpoint)
+            match = match_weights(family.weights(config), checkpoint, ignored=family.ignored)
             problems += [Problem("note", note) for note in match.notes]
             problems += _check_memory(config, checkpoint)
     except ModelError as exception:

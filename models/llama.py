@@ -49,6 +49,8 @@ WEIGHTS = (
     Weight("lm_head.weight", ("lm_head.weight",), ("vocab", "hidden"), "linear", when="untied"),
 )
 
+IGNORED = r"(.*\.)?rotary_emb\.inv_freq"  # old checkpoints store these tables, which follow from the config
+
 
 def weights(config: LlamaConfig) -> dict[str, WeightSpec]:
     """Every parameter of the exported functions and where it stands in a checkpoint."""
@@ -232,4 +234,4 @@ for _name, _model_type, _config in (
     ("MistralForCausalLM", "mistral", mistral_config),
     ("Qwen2ForCausalLM", "qwen2", qwen2_config),
 ):
-    register(Architecture(_name, _model_type, _config, weights, export))
+    register(Architecture(_name, _model_type, _config, weights, export, IGNORED))

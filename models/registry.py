@@ -19,8 +19,9 @@ class Architecture:
     """One architecture of one family.
 
     `config(raw)` reads a raw config.json (ModelError lists all of its problems). `weights(config)` names every
-    parameter of the exported functions with its place in the checkpoint. `export(config, dtypes=..., kv_dtype=...,
-    plan_layout=...)` gives an IRModule with the functions `embed`, `body` and `head`.
+    parameter of the exported functions with its place in the checkpoint; `ignored` is a regular expression of tensors
+    that a checkpoint may hold beside these. `export(config, dtypes=..., kv_dtype=..., plan_layout=...)` gives an
+    IRModule with the functions `embed`, `body` and `head`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Architecture:
     config: Callable[[Mapping[str, Any]], FamilyConfig]
     weights: Callable[[FamilyConfig], dict[str, WeightSpec]]
     _export: Callable[[FamilyConfig, Mapping[str, str], str, PlanLayout], tvm.IRModule]
+    ignored: str = ""
 
     def export(
         self, config: FamilyConfig, *, dtypes: Mapping[str, str], kv_dtype: str, plan_layout: PlanLayout

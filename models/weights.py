@@ -18,7 +18,6 @@ from .problems import Problem, error, nearest, raise_errors
 
 Kind = Literal["linear", "embedding", "vector"]
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
-IGNORED = r"(.*\.)?rotary_emb\.inv_freq"  # tables that old checkpoints store; they follow from the config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ class WeightMatch:
 
 
 def match_weights(
-    specs: Mapping[str, WeightSpec], checkpoint: TensorSource, *, ignored: str = IGNORED, subject: str = "checkpoint"
+    specs: Mapping[str, WeightSpec], checkpoint: TensorSource, *, ignored: str = "", subject: str = "checkpoint"
 ) -> WeightMatch:
     """Find the tensor of every parameter; tensors that match the regular expression `ignored` are passed over.
 

@@ -1,7 +1,7 @@
 """Text of tokens as they come, and the place where it ends.
 
-Two steps of one pipeline. `IncrementalDecoder` turns tokens into pieces whose concatenation is exactly the decoding of all
-tokens. `StopFilter` cuts the pieces at the first stop text and never lets out a part of one.
+Two steps of one pipeline. `IncrementalDecoder` turns tokens into pieces whose concatenation is exactly the decoding of
+all tokens. `StopFilter` cuts the pieces at the first stop text and never lets out a part of one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _REPLACEMENT = "\ufffd"  # how an incomplete character decodes
 class IncrementalDecoder:
     """Decodes token by token; what may still change is held back.
 
-    Only a window of tokens is decoded: one token whose text is out, as the context that some decoders need (they strip a space
-    at the start), and those after it. Held back are the last character while it is incomplete, and a run of byte tokens
-    (`<0xE4>`), because an invalid byte at its end changes how the whole run decodes.
+    Only a window of tokens is decoded: one token whose text is out, as the context that some decoders need (they strip
+    a space at the start), and those after it. Held back are the last character while it is incomplete, and a run of
+    byte tokens (`<0xE4>`), because an invalid byte at its end changes how the whole run decodes.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -56,8 +56,8 @@ class IncrementalDecoder:
 class StopFilter:
     """Passes text on until a stop text is complete.
 
-    The stop text that is complete first counts (of two that end together, the longer one), so the result does not depend on how
-    the text is cut into pieces.
+    The stop text that is complete first counts (of two that end together, the longer one), so the result does not
+    depend on how the text is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """The engine: requests in, tokens out, one batch a step.
 
-A step is a transaction. Plan: the scheduler chooses. Reserve: pages change hands. Run: compiled code computes logits and the
-sampler picks tokens. Commit: the requests take them over. An exception before the commit fails the requests of that step, frees
-their pages and leaves all others as they were.
+A step is a transaction. Plan: the scheduler chooses. Reserve: pages change hands. Run: compiled code computes logits
+and the sampler picks tokens. Commit: the requests take them over. An exception before the commit fails the requests of
+that step, frees their pages and leaves all others as they were.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Runner(Protocol):
     def forward(self, sequences: list[PlanSequence], tokens: np.ndarray, logit_rows: np.ndarray) -> np.ndarray:
         """Logits float32[r, vocab] of the rows `logit_rows` (int32[r], ascending) of the batch `tokens` (int32[n]).
 
-        Rows stand in the order of `sequences`. Keys and values of all rows are stored as a side effect. The result may be
-        overwritten by the next call.
+        Rows stand in the order of `sequences`. Keys and values of all rows are stored as a side effect. The result may
+        be overwritten by the next call.
         """
         ...
 
@@ -65,9 +65,14 @@ class Engine:
     """Serves requests on one runner. Not thread-safe: one thread adds requests and calls `step`."""
 
     def __init__(
-        self, runner: Runner, tokenizer: Tokenizer | None = None, *, eos_token_ids: Iterable[int] | None = None, chunk: int = 512
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer | None = None,
+        *,
+        eos_token_ids: Iterable[int] | None = None,
+        chunk: int = 512,
     ) -> None:
-        """`eos_token_ids` end every text (None: the tokenizer's end token); `chunk` is the most tokens of one prompt a step."""
+        """`eos_token_ids` end a text (None: the tokenizer's end token); `chunk` is the most of a prompt in a step."""
         self.runner = runner
         self.tokenizer = tokenizer
         self.stats = EngineStats()
@@ -102,11 +107,10 @@ class Engine:
         max_length = self._max_length(len(ids), params.max_tokens)
         if params.stop and self.tokenizer is None:
             raise RequestError("stop texts need a tokenizer, and this engine has none", fix="use stop_token_ids")
-        outside = [i for i in params.stop_token_ids or () if i >= self.runner.info.vocab_size]
-        if outside:
-            raise RequestError(
-                f"SamplingParams.stop_token_ids has {outside[0]}; the model knows 0 to {self.runner.info.vocab_size - 1}"
-            )
+        vocab_size = self.runner.info.vocab_size
+        for token in params.stop_token_ids or ():
+            if token >= vocab_size:
+                raise RequestError(f"SamplingParams.stop_token_ids has {token}; the model knows 0 to {vocab_size - 1}")
         return Request(
             self._new_id(request_id),
             ids,
@@ -166,13 +170,15 @@ class Engine:
         return False
 
     def step(self) -> list[StepOutput]:
-        """Serve one batch; returns what it brought, for the requests that got something. Empty where there is no work."""
+        """Serve one batch; returns what it brought to the requests that got something. Empty where there is no work."""
         if not self.has_work:
             return []
         begin = time.perf_counter()
         plan = schedule(self._running, self._waiting, self._pool.num_free, self._limits)
         self._reserve(plan, begin)
         served = [(request, request.computed, rows) for request, rows in plan.rows.items()]
+        if not served:
+            raise RuntimeError("the scheduler served nobody although requests wait")
         compiled = 0.0
         try:
             logits, compiled = self._run(served)
@@ -221,8 +227,6 @@ class Engine:
 
     def _run(self, served: list[tuple[Request, int, int]]) -> tuple[np.ndarray, float]:
         """Logits of the rows that anybody wants, in order, and the seconds inside the runner."""
-        if not served:
-            raise RuntimeError("the scheduler served nobody although requests wait")
         sequences = [PlanSequence(request.pages, start, rows) for request, start, rows in served]
         tokens = np.concatenate([request.tokens[start : start + rows] for request, start, rows in served])
         wanted, first = [], 0
@@ -282,7 +286,9 @@ class Engine:
         request.append(token)
         if request.first_token is None:
             request.first_token = time.perf_counter()
-        text, reason, cause = "", None, None
+        text = ""
+        reason: str | None = None
+        cause: str | int | None = None
         texts = request.detokenizer
         if token in request.end_ids:
             reason = "stop"

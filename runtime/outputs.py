@@ -9,9 +9,10 @@ import dataclasses
 class CompletionOutput:
     """One generated text.
 
-    `token_ids` are all generated tokens, the ending one included; `text` is their decoding without the end token and without
-    the stop text. `finish_reason` is "stop" (an end token or stop text came) or "length" (max_tokens or the context is
-    reached); `stop_reason` is the stop text or stop token id of the request that ended it, None for the model's end token.
+    `token_ids` are all generated tokens, the ending one included; `text` is their decoding without the end token and
+    without the stop text. `finish_reason` is "stop" (an end token or stop text came) or "length" (max_tokens or the
+    context is reached); `stop_reason` is the stop text or stop token id of the request that ended it, None for the
+    model's end token.
     """
 
     index: int

@@ -13,7 +13,8 @@ from .errors import PoolError
 class PagePool:
     """Physical pages 0 to `num_pages` - 1, each free or held by one owner or more.
 
-    It keeps counts only; the memory belongs to the runner. Misuse (releasing a free page) is a ValueError and changes nothing.
+    It keeps counts only; the memory belongs to the runner. Misuse (releasing a free page) is a ValueError and changes
+    nothing.
     """
 
     def __init__(self, num_pages: int) -> None:
@@ -69,7 +70,7 @@ class PagePool:
         return array
 
     def check_integrity(self, owners: Iterable[Sequence[int] | np.ndarray] | None = None) -> None:
-        """RuntimeError unless every page is either free once or held; with `owners`, unless the counts are theirs exactly."""
+        """RuntimeError unless every page is free or held, and, with `owners`, held exactly as often as they say."""
         if sorted(self._free) != np.flatnonzero(self._counts == 0).tolist():
             raise RuntimeError("page pool: the free list and the counts disagree")
         if owners is None:

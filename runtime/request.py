@@ -18,7 +18,7 @@ def pages_for(tokens: int, page_tokens: int = PAGE) -> int:
 
 
 def token_array(token_ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
-    """Token ids as int32[n]. RequestError for an empty list, for what is no integer, and for ids outside the vocabulary."""
+    """Token ids as int32[n]. RequestError for an empty list, what is no integer, and ids outside the vocabulary."""
     if isinstance(token_ids, (str, bytes)):
         raise RequestError(f"token ids must be a list of integers, found the text {token_ids[:40]!r}")
     try:
@@ -26,7 +26,7 @@ def token_array(token_ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.nd
     except ValueError:
         ids = np.empty((1, 1))  # ragged: not a list of numbers
     if ids.ndim == 1 and not len(ids):
-        raise RequestError("the prompt is empty", "a model needs at least one token to go on from", "pass at least one token")
+        raise RequestError("the prompt is empty", "a model needs at least one token to go on from")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise RequestError("token ids must be one flat list of integers")
     wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
@@ -42,8 +42,9 @@ def token_array(token_ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.nd
 class Request:
     """One sequence. Generates with `params`, or (with `scores` instead) collects the logits of every prompt token.
 
-    The tokens stand in one buffer, prompt first. The keys and values of the first `computed` of them are in the cache, in
-    `pages`; the others are pending. Prefill, decode and recomputation after a preemption are all "serve pending tokens".
+    The tokens stand in one buffer, prompt first. The keys and values of the first `computed` of them are in the cache,
+    in `pages`; the others are pending. Prefill, decode and recomputation after a preemption are all "serve pending
+    tokens".
     """
 
     def __init__(

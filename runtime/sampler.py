@@ -1,8 +1,8 @@
 """Choosing the next token of every sequence in a batch.
 
-A row's choice depends on its logits, its parameters, its seed and its position, never on the other rows: work is done row by
-row or along the last axis, and the random number is a function of (seed, absolute position) alone. The same seed therefore
-gives the same text in any batch, in any chunking and after a preemption.
+A row's choice depends on its logits, its parameters, its seed and its position, never on the other rows: work is done
+row by row or along the last axis, and the random number is a function of (seed, absolute position) alone. The same seed
+therefore gives the same text in any batch, in any chunking and after a preemption.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sample(logits: np.ndarray, draws: Sequence[Draw]) -> np.ndarray:
     """
     if logits.ndim != 2 or len(draws) != len(logits):
         raise ValueError(f"logits {list(logits.shape)} need one draw per row, got {len(draws)}")
-    tokens = logits.argmax(axis=-1).astype(np.int32)
+    tokens: np.ndarray = logits.argmax(axis=-1).astype(np.int32)
     # argmax stops at a NaN, so the maximum alone tells whether a row is usable.
     usable = np.isfinite(logits[np.arange(len(logits)), tokens])
     for i, draw in enumerate(draws):
@@ -63,7 +63,8 @@ def _splitmix(state: int) -> int:
 def _sample_row(row: np.ndarray, best: int, draw: Draw) -> int:
     """Inverse CDF over the candidates in ascending order of token id.
 
-    The sum is float64 and its last term is the total, so a point under the total always falls on a token of probability over 0.
+    The sum is float64 and its last term is the total, so a point under the total always falls on a token of probability
+    over 0.
     """
     params = draw.params
     ids = _top_k(row, params.top_k) if 0 < params.top_k < len(row) else None
@@ -93,10 +94,10 @@ def _top_k(row: np.ndarray, k: int) -> np.ndarray:
 
 
 def _top_p(weights: np.ndarray, p: float) -> np.ndarray:
-    """Ascending indices of the fewest largest weights that together reach `p` of their sum; of equals, the lower indices.
+    """Ascending indices of the fewest largest weights that reach `p` of their sum; of equals, the lower indices.
 
-    Only part of the vocabulary is sorted: all weights under (1 - p) * sum / n together are less than (1 - p) * sum, so the
-    others reach p and hold the answer.
+    Only part of the vocabulary is sorted: all weights under (1 - p) * sum / n together are less than (1 - p) * sum, so
+    the others reach p and hold the answer.
     """
     total = float(np.sum(weights, dtype=np.float64))
     candidates = np.flatnonzero(weights >= (1 - p) * total / len(weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import operator
@@ -25,10 +26,9 @@ def check_keywords(owner: str, given: Iterable[str], valid: Sequence[str]) -> No
     lines = []
     for name in unknown:
         near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
-        lines.append(f"{name!r}: did you mean {' or '.join(near)}?" if near else f"{name!r}: no option has a similar name")
-    raise UnknownOptionError(
-        f"{owner} has no option {', '.join(map(repr, unknown))}", "; ".join(lines), f"valid options are: {', '.join(valid)}"
-    )
+        lines.append(f"{name!r}: did you mean {' or '.join(near)}?" if near else f"{name!r}: no similar name exists")
+    names = ", ".join(map(repr, unknown))
+    raise UnknownOptionError(f"{owner} has no option {names}", "; ".join(lines), f"valid are: {', '.join(valid)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class SamplingParams:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the only way to set a frozen field)
+        put = functools.partial(object.__setattr__, self)  # a frozen field can be set in no other way
         put("temperature", _real("temperature", self.temperature, "0 (greedy) or more"))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise _invalid("temperature", self.temperature, "a finite number, 0 (greedy) or more")

@@ -1,9 +1,9 @@
 """Who gets how many tokens in the next step: a pure function of the state, so that it can be tested and replayed alone.
 
-First come, first served. Decodes go first, since they cost one token each and keep the texts flowing; what is left of the token
-budget goes to prefill chunks in order of arrival (chunked prefill as in Sarathi-Serve). When the pool of pages runs dry, the
-request that arrived last gives its pages up and is computed again later (recomputation as in vLLM), so the first one always
-moves on and nothing can deadlock.
+First come, first served. Decodes go first, since they cost one token each and keep the texts flowing; what is left of
+the token budget goes to prefill chunks in order of arrival (chunked prefill as in Sarathi-Serve). When the pool of
+pages runs dry, the request that arrived last gives its pages up and is computed again later (recomputation as in vLLM),
+so the first one always moves on and nothing can deadlock.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Schedule:
 def schedule(running: Sequence[Request], waiting: Iterable[Request], free_pages: int, limits: Limits) -> Schedule:
     """Plan one step. Changes nothing.
 
-    `running` and `waiting` are in order of arrival, and every running request arrived before every waiting one. A running
-    request has pages for all tokens it had when it was admitted, so only decodes ask for new ones.
+    `running` and `waiting` are in order of arrival, and every running request arrived before every waiting one. A
+    running request has pages for all tokens it had when it was admitted, so only decodes ask for new ones.
     """
     rows: dict[Request, int] = {}
     budget = limits.max_tokens

@@ -29,17 +29,19 @@ class PhaseStats:
 
 @dataclasses.dataclass
 class EngineStats:
-    """Sums since the engine started: `decode` over steps of decodes alone, `prefill` over all others (decodes ride along).
+    """Sums since the engine started: `decode` over steps of decodes alone, `prefill` over all others.
 
-    Tokens of a prompt count as prefill tokens, generated tokens that are fed back as decode tokens, also when they are computed
-    again after a preemption.
+    Tokens of a prompt count as prefill tokens, generated tokens that are fed back as decode tokens, also when they are
+    computed again after a preemption.
     """
 
     prefill: PhaseStats = dataclasses.field(default_factory=PhaseStats)
     decode: PhaseStats = dataclasses.field(default_factory=PhaseStats)
     preemptions: int = 0
 
-    def record(self, rows: Sequence[tuple[int, bool]], seconds: float, compiled_seconds: float, preemptions: int) -> None:
+    def record(
+        self, rows: Sequence[tuple[int, bool]], seconds: float, compiled_seconds: float, preemptions: int
+    ) -> None:
         """Add a step that served `rows`: the number of tokens of each request, and whether they are of its prompt."""
         alone = all(count == 1 and not of_prompt for count, of_prompt in rows)
         phase = self.decode if alone else self.prefill

@@ -1,4 +1,4 @@
-"""Text to token ids and back, and conversations to text: reads the tokenizer files of a Hugging Face model directory."""
+"""Text to token ids and back, and conversations to text, by the tokenizer files of a Hugging Face model directory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .errors import HeddleError, RequestError
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
+_COPY_AGAIN = "copy the tokenizer's files again from the model's origin"
 
 
 class TokenizerError(HeddleError):
@@ -25,8 +26,8 @@ class TokenizerError(HeddleError):
 class Tokenizer:
     """The tokenizer of a model directory.
 
-    tokenizer.json holds the vocabulary and its rules; tokenizer_config.json (optional) names the special tokens and says
-    whether they frame a text; the chat template stands in the config or in chat_template.jinja.
+    tokenizer.json holds the vocabulary and its rules; tokenizer_config.json (optional) names the special tokens and
+    says whether they frame a text; the chat template stands in the config or in chat_template.jinja.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], template: str | None = None) -> None:
@@ -58,12 +59,12 @@ class Tokenizer:
             raise TokenizerError(
                 f"{path} does not exist",
                 "the tokenizer of a model is read from this file",
-                "copy it from the model's origin; for an old model without one, save it with AutoTokenizer.save_pretrained",
+                "copy it from the model's origin; an old model without one gets it by AutoTokenizer.save_pretrained",
             )
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
         except Exception as error:  # the tokenizers package raises plain Exception
-            raise TokenizerError(f"{path} is broken", str(error), "copy the file again from the model's origin") from error
+            raise TokenizerError(f"{path} is broken", str(error), _COPY_AGAIN) from error
         config = _read_config(directory / CONFIG_FILE)
         template = directory / TEMPLATE_FILE
         return cls(backend, config, template.read_text("utf-8") if template.is_file() else None)
@@ -104,8 +105,8 @@ class Tokenizer:
     ) -> str:
         """The conversation as the text that the model was trained on; encode it with `add_special_tokens=False`.
 
-        `messages` are `{"role": ..., "content": ...}`; `variables` are passed to the template (`tools`, ...). RequestError for
-        a malformed conversation, TokenizerError where the model has no chat template or a broken one.
+        `messages` are `{"role": ..., "content": ...}`; `variables` are passed to the template (`tools`, ...).
+        RequestError for a malformed conversation, TokenizerError where the model has no chat template or a broken one.
         """
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
@@ -149,7 +150,7 @@ class Tokenizer:
         number = self._backend.token_to_id(token)
         if number is None:
             raise TokenizerError(
-                f"{name} is {token!r} in {CONFIG_FILE}, which {TOKENIZER_FILE} does not know", fix="copy both files again"
+                f"{name} is {token!r} in {CONFIG_FILE}, which {TOKENIZER_FILE} does not know", fix=_COPY_AGAIN
             )
         return int(number)
 
@@ -160,7 +161,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise TokenizerError(f"{path} is not JSON", str(error), "copy the file again from the model's origin") from error
+        raise TokenizerError(f"{path} is not JSON", str(error), _COPY_AGAIN) from error
     if not isinstance(config, dict):
         raise TokenizerError(f"{path} must hold a JSON object, found a {type(config).__name__}")
     return config
@@ -191,7 +192,7 @@ def _template_environment() -> Any:
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}...{% endgeneration %}` marks the model's turns for training; here it is just its content."""
+        """`{% generation %}...{% endgeneration %}` marks the model's turns for training; here it is its content."""
 
         tags = {"generation"}  # noqa: RUF012 (the name is Jinja's)
 

@@ -7,6 +7,13 @@ upgrade is one diff (a test holds this; `runtime/tvm.py` is the runtime's counte
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
 import tvm
 import tvm_ffi
 from tvm import ir, relax, s_tir, te, tirx
@@ -24,6 +31,7 @@ __all__ = [
     "dict_attrs",
     "expr_functor",
     "finish",
+    "fast_frames",
     "ir",
     "nn",
     "register_op",
@@ -60,3 +68,24 @@ def finish(func: PrimFunc) -> PrimFunc:
     root = s_tir.SBlock([], [], [], "root", func.body)
     func = func.with_body(s_tir.SBlockRealize([], True, root))
     return func.with_attrs({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
+
+
+@contextlib.contextmanager
+def fast_frames() -> Iterator[None]:
+    """Parse TVMScript at twice the speed inside this block.
+
+    The parser walks the Python stack for every macro, and `inspect.getmodule` searches all loaded modules for every frame.
+    A frame knows its module's name.
+    """
+    search = inspect.getmodule
+
+    def getmodule(obj: Any, _filename: str | None = None) -> Any:
+        if isinstance(obj, FrameType):
+            return sys.modules.get(obj.f_globals.get("__name__", ""))
+        return search(obj, _filename)
+
+    inspect.getmodule = getmodule
+    try:
+        yield
+    finally:
+        inspect.getmodule = search

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .compat import PrimFunc
+from .compat import PrimFunc, fast_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,13 @@ def kernel(
         name = factory.__name__
         if name in KERNELS:
             raise ValueError(f"kernel {name!r} is registered twice")
-        memoized = functools.cache(factory)
+
+        @functools.cache
+        @functools.wraps(factory)
+        def memoized(**params: Any) -> PrimFunc:
+            with fast_frames():
+                return factory(**params)
+
         KERNELS[name] = Kernel(name, memoized, reference, inputs, cost, tolerance, tuple(cases), num_outputs, inplace)
         return memoized
 

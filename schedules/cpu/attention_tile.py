@@ -3,6 +3,8 @@
 A task serves a group of queries against one kv head: the heads of one row that share it, or up to 32 rows of one head. These
 macros do one tile of 128 tokens for the group (FlashAttention's online softmax). Lanes of the scores are tokens, lanes of the
 values are dimensions, and no operation crosses queries: a query's bits do not depend on its group.
+
+Loops count from 0 and add their start: TVM 0.27 miscompiles some loops that begin at a symbolic minimum.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
 
     @T.inline
     def score(q, s, cache, page, layer, head, tile, first, last, blocks, page_lo, page_hi):
-        for p0 in T.serial(page_lo // pages, (page_hi + (pages - 1)) // pages):
+        first_group: T.let = page_lo // pages
+        for step in T.serial((page_hi + (pages - 1)) // pages - first_group):
+            p0: T.let = first_group + step
             for block in T.serial(blocks):
                 x = T.alloc_buffer((rows, pages, LANES), "float32", scope="global", annotations=IN_REGISTERS)
                 for r in T.unroll(rows):
@@ -113,13 +117,17 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
         for r in T.serial(queries):
             top = T.alloc_buffer((LANES,), "float32", scope="global", annotations=IN_REGISTERS)
             top[lanes(0)] = peak[r, lanes(0)]
-            for p in T.serial(page_lo // pages * pages, (page_hi + (pages - 1)) // pages * pages):
+            first_page: T.let = page_lo // pages * pages
+            scored: T.let = (page_hi + (pages - 1)) // pages * pages - first_page
+            for step in T.serial(scored):
+                p: T.let = first_page + step
                 top[lanes(0)] = T.max(top[lanes(0)], s[r, lanes(p * PAGE)])
             new: T.let = splat(max_lanes(top[lanes(0)]))
             factor: T.let = exp(peak[r, lanes(0)] - new)
             peak[r, lanes(0)] = new
             top[lanes(0)] = fma(total[r, lanes(0)], factor, const(0.0))
-            for p in T.serial(page_lo // pages * pages, (page_hi + (pages - 1)) // pages * pages):
+            for step in T.serial(scored):
+                p: T.let = first_page + step
                 x: T.let = s[r, lanes(p * PAGE)]
                 weight: T.let = T.Select(x <= const(MASKED), const(0.0), exp(x - new))
                 top[lanes(0)] = top[lanes(0)] + weight
@@ -135,8 +143,9 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
             for r in T.unroll(rows):
                 for d in T.unroll(n):
                     x[r, d, span(0, width)] = acc[block * rows + r, span(column + d * width, width)]
-            for p in T.serial(lo // PAGE, (hi + (PAGE - 1)) // PAGE):
-                # Counted from 0: TVM 0.27 miscompiles this loop when it begins at the symbolic minimum itself.
+            first_page: T.let = lo // PAGE
+            for page_step in T.serial((hi + (PAGE - 1)) // PAGE - first_page):
+                p: T.let = first_page + page_step
                 begin: T.let = T.max(lo - p * PAGE, T.int64(0))
                 for step in T.serial(T.min(hi - p * PAGE, T.int64(PAGE)) - begin):
                     t: T.let = begin + step

@@ -103,16 +103,18 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
         lo: T.let[T.int64] = first_seen(first)
         hi: T.let[T.int64] = first + last * group.row_step + 1
         load(q, scaled, row, head, last, queries)
-        for segment in T.serial(lo // KV_SEGMENT, (hi + (KV_SEGMENT - 1)) // KV_SEGMENT):
+        # Loops count from 0: TVM 0.27 miscompiles some that begin at a symbolic minimum.
+        first_segment: T.let[T.int64] = lo // KV_SEGMENT
+        for passed in T.serial((hi + (KV_SEGMENT - 1)) // KV_SEGMENT - first_segment):
+            segment: T.let[T.int64] = first_segment + passed
             for r in T.serial(queries):
                 peak[r, lanes(0)] = const(MASKED)
                 total[r, lanes(0)] = const(0.0)
                 for d in T.serial(columns):
                     acc[r, lanes(d * LANES)] = const(0.0)
-            for tile in T.serial(
-                T.max(lo // KV_TILE, segment * SEGMENT_TILES),
-                T.min((hi + (KV_TILE - 1)) // KV_TILE, (segment + 1) * SEGMENT_TILES),
-            ):
+            first_tile: T.let[T.int64] = T.max(lo // KV_TILE, segment * SEGMENT_TILES)
+            for step in T.serial(T.min((hi + (KV_TILE - 1)) // KV_TILE, (segment + 1) * SEGMENT_TILES) - first_tile):
+                tile: T.let[T.int64] = first_tile + step
                 # Within the tile: the tokens that some query sees, and their pages.
                 token_lo: T.let[T.int64] = T.max(lo - tile * KV_TILE, T.int64(0))
                 token_hi: T.let[T.int64] = T.min(hi - tile * KV_TILE, T.int64(KV_TILE))
