@@ -54,7 +54,7 @@ def _check_memory(config: FamilyConfig, checkpoint: TensorSource) -> list[Proble
     sequence = token * config.context_length
     available, source = available_memory()
     text = (
-        f"weights take {size_text(weights)}, float16 keys and values {size_text(token)} a token, "
+        f"weights take {size_text(weights)}, float16 keys and values {token / 1e3:.1f} kB a token, "
         f"{size_text(sequence)} a full context of {config.context_length} tokens"
     )
     problems = [Problem("note", text)]

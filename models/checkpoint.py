@@ -58,8 +58,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises ModelError, with the problems of all files at once, where files are missing, truncated, corrupt, or disagree.
     """
     path = Path(path)
-    if path.is_file():
+    if path.is_file() and path.suffix == ".safetensors":
         return Checkpoint(path.parent, _headers(path, [path]))
+    if path.name == "config.json":  # a config.json stands for its directory
+        path = path.parent
     if (path / SINGLE).is_file():
         return Checkpoint(path, _headers(path, [path / SINGLE]))
     if (path / INDEX).is_file():

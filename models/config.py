@@ -79,7 +79,7 @@ def load_config(path: str | Path) -> RawConfig:
         raise ModelError(str(path), [error("not a model directory", _why_no_config(path), fix)])
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as exception:
+    except (ValueError, RecursionError) as exception:
         raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
     if not isinstance(raw, dict):
         why = f"it holds a {type(raw).__name__}"
@@ -132,14 +132,15 @@ class ConfigReader:
             return None
         return default
 
-    def integer(self, key: str, default: Any = _REQUIRED, *, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    def integer(self, key: str, default: Any = _REQUIRED, *, minimum: int = 1, maximum: int = 1 << 30) -> int:
+        """An integer from `minimum` to `maximum`."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             self._wrong(key, value, "an integer")
             return minimum
-        if value < minimum:
-            self.bad(key, f'config key "{self.where}{key}" is {value}', f"it must be at least {minimum}")
+        if not minimum <= value <= maximum:
+            why = f"it must be at least {minimum}" if value < minimum else f"it must be at most {maximum}"
+            self.bad(key, f'config key "{self.where}{key}" is {value!s:.20}', why)
             return minimum
         return value
 
@@ -149,7 +150,7 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._wrong(key, value, "a number")
             return 1.0
-        if value != value or value in (float("inf"), float("-inf")) or (positive and value <= 0):
+        if not abs(value) < 1e30 or (positive and value <= 0):  # NaN is not less either
             why = "it must be finite" + " and positive" * positive
             self.bad(key, f'config key "{self.where}{key}" is {value}', why)
             return 1.0

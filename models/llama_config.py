@@ -140,7 +140,7 @@ def _finish(
     for key in ("architectures", "model_type"):
         reader.seen.add(key)  # `architecture` has read them
     vocab_size, hidden = reader.integer("vocab_size"), reader.integer("hidden_size")
-    ffn, layers = reader.integer("intermediate_size"), reader.integer("num_hidden_layers")
+    ffn, layers = reader.integer("intermediate_size"), reader.integer("num_hidden_layers", maximum=10000)
     heads = reader.integer("num_attention_heads")
     kv = reader.integer(
         "num_key_value_heads", heads if "num_key_value_heads" in reader.raw or kv_heads is None else kv_heads

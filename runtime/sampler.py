@@ -84,23 +84,28 @@ def _sample_row(row: np.ndarray, best: int, draw: Draw) -> int:
 
 
 def _top_k(row: np.ndarray, k: int) -> np.ndarray:
-    """Ascending ids of the k largest logits; of those equal to the k-th, the lower ids."""
-    threshold = np.partition(row, len(row) - k)[len(row) - k]
-    ids = np.flatnonzero(row >= threshold)
-    if len(ids) > k:
-        equal = np.flatnonzero(row[ids] == threshold)
-        ids = np.delete(ids, equal[k - len(ids) :])
-    return ids
+    """Ascending ids of the k largest logits; of equals, the lower ids."""
+    return _largest(row, k, np.partition(row, len(row) - k)[len(row) - k])
 
 
 def _top_p(weights: np.ndarray, p: float) -> np.ndarray:
     """Ascending indices of the fewest largest weights that reach `p` of their sum; of equals, the lower indices.
 
     Only part of the vocabulary is sorted: all weights under (1 - p) * sum / n together are less than (1 - p) * sum, so
-    the others reach p and hold the answer.
+    the others reach p and hold the answer. Values are sorted, not indices: that is many times faster.
     """
     total = float(np.sum(weights, dtype=np.float64))
-    candidates = np.flatnonzero(weights >= (1 - p) * total / len(weights))
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weights[order], dtype=np.float64), p * total, side="left")
-    return np.sort(order[: int(reached) + 1])
+    ordered = np.sort(weights[weights >= (1 - p) * total / len(weights)])[::-1]
+    reached = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), p * total, side="left"))
+    count = min(reached + 1, len(ordered))  # rounding may keep the whole sum just under p
+    return _largest(weights, count, ordered[count - 1])
+
+
+def _largest(values: np.ndarray, count: int, threshold: np.floating) -> np.ndarray:
+    """Ascending indices of the `count` largest values, the smallest of which is `threshold`; of equals, the lower ones."""
+    indices = np.flatnonzero(values >= threshold)
+    surplus = len(indices) - count
+    if surplus:
+        equal = np.flatnonzero(values[indices] == threshold)
+        indices = np.delete(indices, equal[len(equal) - surplus :])
+    return indices

@@ -26,8 +26,8 @@ class TokenizerError(HeddleError):
 class Tokenizer:
     """The tokenizer of a model directory.
 
-    tokenizer.json holds the vocabulary and its rules; tokenizer_config.json (optional) names the special tokens and
-    says whether they frame a text; the chat template stands in the config or in chat_template.jinja.
+    tokenizer.json holds the vocabulary and its rules; tokenizer_config.json (optional) names the special tokens; the
+    chat template stands in the config or in chat_template.jinja.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], template: str | None = None) -> None:
@@ -40,15 +40,9 @@ class Tokenizer:
         self.eos_token = _special(config, "eos_token")
         self.bos_token_id = self._known_id("bos_token", self.bos_token)
         self.eos_token_id = self._known_id("eos_token", self.eos_token)
-        rules = json.loads(backend.to_str())
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._byte_tokens = _mentions(rules.get("decoder"), "ByteFallback")
-        flags = {name: config.get(name) for name in ("add_bos_token", "add_eos_token")}
-        # As in transformers: flags in the config (even false ones) replace the rules of tokenizer.json.
-        self._own_frame = rules.get("post_processor") is not None and all(flag is None for flag in flags.values())
-        self._prefix = [self.bos_token_id] if flags["add_bos_token"] and self.bos_token_id is not None else []
-        self._suffix = [self.eos_token_id] if flags["add_eos_token"] and self.eos_token_id is not None else []
+        self._byte_tokens = _mentions(json.loads(backend.to_str())["decoder"], "ByteFallback")
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
@@ -80,9 +74,11 @@ class Tokenizer:
         return self._special_ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, framed by the special tokens that the model expects around a text."""
-        if add_special_tokens and not self._own_frame:
-            return [*self._prefix, *self._backend.encode(text, add_special_tokens=False).ids, *self._suffix]
+        """Token ids of `text`, framed by the special tokens that the model expects around a text.
+
+        The frame is that of tokenizer.json. Like transformers (5 and up), this ignores add_bos_token and add_eos_token
+        in the config: they repeat the frame, or contradict it where nobody looked after them.
+        """
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -95,7 +95,10 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
     tensors = tensors_of(RAW)
     names = sorted(tensors)
     half = len(names) // 2
-    parts = {"a.safetensors": {n: tensors[n] for n in names[:half]}, "b.safetensors": {n: tensors[n] for n in names[half:]}}
+    parts = {
+        "a.safetensors": {n: tensors[n] for n in names[:half]},
+        "b.safetensors": {n: tensors[n] for n in names[half:]},
+    }
     checkpoint = open_checkpoint(write_shards(tmp_path, parts))
     assert all(np.array_equal(checkpoint.read(name), tensors[name]) for name in names)
     assert match(RAW, tmp_path).notes == ()
@@ -258,7 +261,6 @@ def test_random_weights_depend_on_seed_and_name_alone() -> None:
     assert len(identities | {RandomCheckpoint(specs_of(TIED), 3, "float32").identity()}) == 5
     # A value of record: the same on every machine and for every version of NumPy.
     assert first.read(name)[0, :2].tolist() == pytest.approx([-0.031455714, 0.014127171], rel=1e-6)
-
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

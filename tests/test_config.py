@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from heddle.models import ARCHITECTURES, ModelError, architecture, load_config
 from heddle.models.config import IGNORED_KEYS
 from heddle.models.llama_config import LlamaConfig, llama_config, mistral_config, qwen2_config
+from heddle.models.rope import ROPE_TYPES
 
 SMALL = {
     "vocab_size": 96,
@@ -44,7 +48,8 @@ for name, (architecture, values) in json.load(sys.stdin).items():
     config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
     config = config_class(**values, architectures=[architecture], dtype="bfloat16")
     text = json.loads(config.to_json_string(use_diff=False))
-    out[name] = [text, json.loads(config.to_json_string()), getattr(config, "layer_types", None), config.rope_parameters]
+    types, rope = getattr(config, "layer_types", None), config.rope_parameters
+    out[name] = [text, json.loads(config.to_json_string()), types, rope]
 print(json.dumps(out))
 """
 
@@ -184,6 +189,7 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_values_that_do_not_go_together() -> None:
     assert "6 attention heads cannot share 4 key/value heads" in problems(raw_llama(num_key_value_heads=4))
     assert "50 hidden features do not split into 6 heads" in problems(raw_llama(hidden_size=50))
+    assert "it must be at most" in problems(raw_llama(num_hidden_layers=10**400))
     assert "heads have 7 dimensions" in problems(raw_llama(head_dim=7))
     assert read(raw_llama(hidden_size=50, head_dim=12)).head_dim == 12
 
@@ -226,6 +232,7 @@ def test_load_config(tmp_path: Path) -> None:
         ({"adapter_config.json": "{}"}, "", "it is an adapter"),
         ({"manifest.json": "{}"}, "", "compiled artifact"),
         ({"config.json": '{"a": '}, "", "not valid JSON"),
+        ({"config.json": "[" * 200000}, "", "not valid JSON"),
         ({"config.json": "[1]"}, "", "it holds a list"),
     ],
 )
@@ -235,6 +242,32 @@ def test_not_a_model_directory(tmp_path: Path, files: dict[str, str], path: str,
     with pytest.raises(ModelError) as caught:
         load_config(tmp_path / path)
     assert expected in str(caught.value)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(0, 9), st.floats(), st.text(max_size=5))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+ROPE = st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "original_max_position_embeddings"]), VALUES)
+KEYS = [*raw_llama(), "rope_theta", "head_dim", "dtype", "torch_dtype", "sliding_window", "layer_types", "hidden_act"]
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3),
+    rope=st.one_of(VALUES, ROPE, st.fixed_dictionaries({"rope_type": st.sampled_from(ROPE_TYPES), "factor": VALUES})),
+    name=st.sampled_from(sorted(ARCHITECTURES)),
+)
+@settings(deadline=None, max_examples=300)
+def test_any_json_is_read_or_refused(changes: dict[str, Any], rope: Any, name: str) -> None:
+    raw = raw_llama(model_type=None, architectures=[name], rope_scaling=rope) | changes
+    try:
+        config = read(raw)
+    except ModelError:
+        return
+    assert len(config.windows) == config.num_layers
+    assert np.isfinite(config.rope.scale())
 
 
 def test_model_error_survives_pickling() -> None:

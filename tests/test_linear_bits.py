@@ -19,7 +19,15 @@ from heddle.schedules.target import PROFILES, TargetProfile
 
 TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 ROWS = 29  # more than two register tiles, and a last tile that is not full
-EPILOGUES = [(), ("bias",), ("residual",), ("bias", "residual"), ("silu_mul",), ("bias", "silu_mul")]
+LAYERS = [
+    ("float32", ()),
+    ("float16", ("bias",)),
+    ("bfloat16", ("residual",)),
+    ("float16", ("bias", "residual")),
+    ("float32", ("silu_mul",)),
+    ("float16", ("silu_mul",)),
+    ("bfloat16", ("bias", "silu_mul")),
+]
 
 
 @functools.cache
@@ -74,8 +82,7 @@ def assert_same_bits(got: np.ndarray, want: np.ndarray) -> None:
     assert not differing.size, f"{differing.size} of {want.size} values differ, first at {differing[0]}"
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES, ids="+".join)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "epilogue"), LAYERS, ids=lambda v: v if isinstance(v, str) else "+".join(v) or "plain")
 def test_row_classes_and_targets_agree(dtype: str, epilogue: tuple[str, ...]) -> None:
     layer = Layer(67, 109, dtype, epilogue)
     want = layer.one_by_one(TARGETS[0])

@@ -1,7 +1,7 @@
 """Exported models: their form, and what they compute.
 
-The exported dialect calls are interpreted with the dialect's NumPy references and compared with transformers, which runs
-in a process of its own. Kernels and passes play no part here.
+The exported dialect calls are interpreted with the dialect's NumPy references and compared with transformers, which
+runs in a process of its own. Kernels and passes play no part here.
 """
 
 from __future__ import annotations
@@ -220,7 +220,9 @@ def test_dialect_calls_of_every_layer(name: str) -> None:
     assert [attr(call, "layer") for call in attentions] == list(range(layers))
     assert tuple(attr(call, "window") for call in attentions) == config.windows
     assert all(attr(call, "scale") == config.head_dim**-0.5 for call in attentions)
-    biased = {attr(c, "site").rsplit(".")[-1] for c in calls_of(mod["body"], "linear") if attr(c, "epilogue") == ["bias"]}
+    biased = {
+        attr(c, "site").rsplit(".")[-1] for c in calls_of(mod["body"], "linear") if attr(c, "epilogue") == ["bias"]
+    }
     wanted = {"q", "k", "v"} if config.qkv_bias else set()
     wanted |= {"o"} if config.output_bias else set()
     assert biased == wanted | ({"gate", "up", "down"} if config.mlp_bias else set())

@@ -127,7 +127,10 @@ def test_bad_rope_is_explained(rope: Any, expected: str) -> None:
 
 
 def test_spellings_that_disagree_are_refused() -> None:
-    raw = raw_config("linear", 64, 10000.0) | {"rope_scaling": {"rope_type": "linear", "factor": 9.0}, "rope_theta": 3.0}
+    raw = raw_config("linear", 64, 10000.0) | {
+        "rope_scaling": {"rope_type": "linear", "factor": 9.0},
+        "rope_theta": 3.0,
+    }
     with pytest.raises(ModelError) as caught:
         llama_config(raw)
     assert "rope_parameters and rope_scaling disagree" in str(caught.value)

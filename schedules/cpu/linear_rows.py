@@ -6,10 +6,9 @@ from ..compat import PrimFunc, T
 from ..layouts.tile32 import TILE
 from ..target import TargetProfile
 from ..vector import LANES, const, fma, lanes, splat, storage, widen
-from .linear_spec import HALVES, VECTOR, LinearSpec
+from .linear_spec import HALVES, LINE, VECTOR, LinearSpec, prefetch
 from .reference import itemsize
 
-LINE = 64  # bytes of a cache line
 PREFETCH = {1: 64, 4: 64, 8: 128}  # cache lines between a prefetch and its use, by rows
 
 
@@ -47,16 +46,7 @@ def linear_rows(spec: LinearSpec, rows: int, target: TargetProfile) -> PrimFunc:
         for k in T.serial(T.int64(K)):
             for j in T.unroll(P):
                 for line in T.unroll(lines):
-                    T.evaluate(
-                        T.call_llvm_intrin(
-                            "void",
-                            "llvm.prefetch.p0",
-                            T.address_of(w[(part + j) * tiles + tile, k + ahead, line * per_line]),
-                            0,
-                            3,
-                            1,
-                        )
-                    )
+                    T.evaluate(prefetch(T.address_of(w[(part + j) * tiles + tile, k + ahead, line * per_line])))
             for j in T.unroll(P):
                 for m in T.unroll(M):
                     acc0[j * M + m] = fma(

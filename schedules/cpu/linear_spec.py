@@ -14,8 +14,13 @@ ROWS = ("1", "4", "8", "n")
 EPILOGUES = ((), ("bias",), ("residual",), ("bias", "residual"), ("silu_mul",), ("bias", "silu_mul"))
 DTYPES = ("float32", "float16", "bfloat16")
 HALVES = TILE // LANES  # vectors in one row of a tile
-# Accumulators are arrays of vectors: TVM drops the IN_REGISTERS annotation of a float32 array that it retypes to vectors.
+LINE = 64  # bytes of a cache line
 VECTOR = f"float32x{LANES}"
+
+
+def prefetch(address: Any, level: int = 3) -> Any:
+    """Bring the cache line at `address` near: level 3 to L1, 2 to L2. The address may lie outside of any buffer."""
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, level, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""Opening an artifact: everything that can be wrong with it is found here, before anything of it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from .errors import ArtifactError
+from .features import architecture, cpu_features
+from .manifest import MANIFEST_FILE, FileInfo, Manifest
+from .tvm import ffi_version, tvm_version
+
+SMALL_FILE = 64 << 20
+"""Bytes; files up to this size are hashed at every opening, larger ones (weights) with verify="full"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An artifact directory that fits this machine and this Heddle."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """A file of the artifact by its relative path."""
+        return self.path / name
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(info.bytes for info in self.manifest.files.values())
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether a directory looks like an artifact (it has a manifest)."""
+    return (Path(path) / MANIFEST_FILE).is_file()
+
+
+def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
+    """Open and check an artifact.
+
+    Checks the manifest's schema and versions, that this CPU has the required features, and every file's size; hashes files
+    up to SMALL_FILE, with verify="full" all. Raises ArtifactError that names the field or file that disagrees.
+    """
+    path = Path(path)
+    if verify not in ("quick", "full"):
+        raise ValueError(f"verify={verify!r}; choose quick or full")
+    if not is_artifact(path):
+        why = f"it has no {MANIFEST_FILE}" if path.is_dir() else "the path is not a directory"
+        raise ArtifactError(f"{path} is not an artifact", why, "compile one: heddle compile MODEL -o model.heddle")
+    manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    _check_versions(manifest)
+    _check_cpu(manifest)
+    for name, info in manifest.files.items():
+        _check_file(path, name, info, whole=verify == "full" or info.bytes <= SMALL_FILE)
+    return Artifact(path, manifest)
+
+
+def _check_versions(manifest: Manifest) -> None:
+    for field, found, mine in (
+        ("tvm_version", manifest.tvm_version, tvm_version()),
+        ("ffi_version", manifest.ffi_version, ffi_version()),
+    ):
+        if mine and found != mine:
+            package = "apache-tvm" if field == "tvm_version" else "apache-tvm-ffi"
+            raise ArtifactError(
+                f"manifest.{field} is {found}, installed is {mine}",
+                "compiled code and runtime must be of one version",
+                f"compile again, or install {package}=={found}",
+            )
+
+
+def _check_cpu(manifest: Manifest) -> None:
+    target = manifest.target
+    if target.arch != architecture():
+        raise ArtifactError(
+            f"manifest.target.arch is {target.arch}, this machine is {architecture()}", fix="compile for this machine"
+        )
+    missing = sorted(set(target.features) - cpu_features())
+    if missing:
+        raise ArtifactError(
+            f"manifest.target.features has {', '.join(missing)}, which this CPU lacks",
+            f"the artifact was compiled for {target.name}",
+            "compile on this machine, or with a --target that it can run (see heddle doctor)",
+        )
+
+
+def _check_file(path: Path, name: str, info: FileInfo, *, whole: bool) -> None:
+    file = path / name
+    fix = "copy the artifact again, or compile again"
+    if not file.is_file():
+        raise ArtifactError(f"manifest.files has {name!r}, which is missing", f"looked in {path}", fix)
+    size = file.stat().st_size
+    if size != info.bytes:
+        raise ArtifactError(f"{name} has {size} bytes, manifest.files[{name!r}].bytes is {info.bytes}", "", fix)
+    if whole and sha256(file) != info.sha256:
+        raise ArtifactError(f"{name} does not have the hash of manifest.files[{name!r}].sha256", "its bytes have changed", fix)
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
