@@ -2,8 +2,9 @@
 
     python benchmarks/kernels.py --threads 2 --rows 1 8 n --json out.json
 
-Weights rotate over a pool larger than the L3 cache, and the memory limit is the rate of reading that same pool. A kernel's
-bound is the longer of its bytes at that rate and its operations at the fma rate; `of limit` is bound / median time.
+Weights rotate over a pool larger than the L3 cache, and the memory limit is the rate of reading that same pool. A
+kernel's bound is the longer of its bytes at that rate and its operations at the fma rate; `of limit` is bound / median
+time.
 """
 
 from __future__ import annotations
@@ -129,12 +130,14 @@ def describe() -> dict[str, str]:
     """Machine, commit and command of this run."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {"machine": f"{cpu}, {os.cpu_count()} CPUs, Linux {platform.release()}", "commit": git.stdout.strip() or "none",
-            "command": " ".join(["python", *sys.argv])}
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    here, command = Path(__file__).parent, ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "machine": f"{(names or [platform.processor()])[0]}, {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "commit": commit or "none",
+        "command": " ".join(["python", *sys.argv]),
+    }
 
 
 def main() -> None:
@@ -143,8 +146,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
     parser.add_argument("--model", choices=MODELS, default="qwen2.5-0.5b")
     parser.add_argument("--shapes", nargs="+", default=["qkv", "o", "gate_up", "down", "head"])
-    parser.add_argument("--rows", nargs="+", default=["1", "4", "8", "n"], help="row classes; `n` runs with --tokens rows")
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--rows", nargs="+", default=["1", "4", "8", "n"], help="row classes")
+    parser.add_argument("--tokens", type=int, default=512, help="rows in class n")
     parser.add_argument("--dtypes", nargs="+", default=["float16"])
     parser.add_argument("--target", default="native")
     parser.add_argument("--rounds", type=int, default=7)
@@ -154,7 +157,7 @@ def main() -> None:
     target = resolve_target(options.target)
     about = describe() | {"target": target.name, "threads": str(options.threads), "model": options.model}
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
-    print(f"{'shape':8} {'rows':>4} {'n':>5} {'dtype':>9} {'us':>9} {'GB/s':>6} {'GFLOP/s':>8} {'read':>6} {'fma':>5}  of limit")
+    print("shape    rows     n     dtype        us   GB/s  GFLOP/s   read   fma  of limit")
     results = []
     for dtype, rows, shape in itertools.product(options.dtypes, options.rows, MODELS[options.model]):
         if shape.name not in options.shapes or (rows == "n" and shape.name == "head"):
@@ -162,8 +165,8 @@ def main() -> None:
         n = options.tokens if rows == "n" else int(rows)
         r = measure(shape, rows, n, dtype, target, options.threads, options.rounds)
         results.append(dataclasses.asdict(r))
-        print(f"{r.shape:8} {r.rows:>4} {r.n:5} {r.dtype:>9} {r.microseconds:9.1f} {r.gigabytes:6.1f} {r.gigaflops:8.0f}"
-              f" {r.read_limit:6.1f} {r.fma_limit:5.0f}  {r.of_limit:6.0%}", flush=True)
+        row = f"{r.shape:8} {r.rows:>4} {r.n:5} {r.dtype:>9} {r.microseconds:9.1f} {r.gigabytes:6.1f}"
+        print(f"{row} {r.gigaflops:8.0f} {r.read_limit:6.1f} {r.fma_limit:5.0f}  {r.of_limit:6.0%}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
 

@@ -26,7 +26,7 @@ import tvm_ffi
 from heddle.runtime.features import physical_cores
 from heddle.schedules.compat import PrimFunc, T, finish, tvm
 from heddle.schedules.target import TargetProfile, resolve_target
-from heddle.schedules.vector import IN_REGISTERS, fma, lanes, splat
+from heddle.schedules.vector import fma, lanes, splat
 
 HUGE_PAGE = 2 << 20
 
@@ -79,15 +79,19 @@ def _reader(streams: int) -> PrimFunc:
         data = T.match_buffer(data_, (n, T.int64(16)), "int32", align=64)
         out = T.match_buffer(out_, (tasks, T.int64(16)), "int32", align=64)
         for task in T.parallel(tasks):
-            acc = T.alloc_buffer((streams, 16), "int32", scope="global", annotations=IN_REGISTERS)
+            acc = T.alloc_buffer((streams, 16), "int32", scope="global")
             for s in T.unroll(streams):
                 acc[s, lanes(0)] = T.broadcast(T.int32(0), 16)
             for i in T.serial(T.int64(steps)):
                 for s in T.unroll(streams):
                     T.evaluate(
                         T.call_llvm_intrin(
-                            "void", "llvm.prefetch.p0",
-                            T.address_of(data[(s * tasks + task) * steps + i + 64, 0]), 0, 3, 1,
+                            "void",
+                            "llvm.prefetch.p0",
+                            T.address_of(data[(s * tasks + task) * steps + i + 64, 0]),
+                            0,
+                            3,
+                            1,
                         )
                     )
                     acc[s, lanes(0)] = T.bitwise_xor(acc[s, lanes(0)], data[(s * tasks + task) * steps + i, lanes(0)])
@@ -128,7 +132,7 @@ def _multiplier(target: TargetProfile, steps: int) -> PrimFunc:
         factors = T.match_buffer(factors_, (T.int64(2),), "float32", align=64)
         out = T.match_buffer(out_, (tasks, T.int64(count), T.int64(16)), "float32", align=64)
         for task in T.parallel(tasks):
-            acc = T.alloc_buffer((count, 16), "float32", scope="global", annotations=IN_REGISTERS)
+            acc = T.alloc_buffer((count, 16), "float32", scope="global")
             for i in T.unroll(count):
                 acc[i, lanes(0)] = splat(T.cast(i, "float32"))
             for _ in T.serial(T.int64(steps)):

@@ -35,7 +35,9 @@ class ArtifactWriter:
             empty = self.destination.is_dir() and not any(self.destination.iterdir())
             if not empty:
                 raise ArtifactError(
-                    f"{self.destination} exists and is not an artifact", "it will not be overwritten", "choose another output"
+                    f"{self.destination} exists and is not an artifact",
+                    "it will not be overwritten",
+                    "choose another output",
                 )
 
     def __enter__(self) -> ArtifactWriter:
@@ -46,7 +48,9 @@ class ArtifactWriter:
             raise ArtifactError(f"{self.destination} cannot be written", str(error), "choose another output") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._finished:
             shutil.rmtree(self._scratch, ignore_errors=True)
         if isinstance(value, OSError) and not isinstance(value, ArtifactError):

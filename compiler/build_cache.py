@@ -47,7 +47,9 @@ def size_limit() -> int:
     if text is None:
         return DEFAULT_LIMIT
     if not text.isdecimal():
-        raise HeddleError(f"HEDDLE_CACHE_LIMIT={text!r} is not a number of bytes", fix="unset it, or give bytes: 50000000000")
+        raise HeddleError(
+            f"HEDDLE_CACHE_LIMIT={text!r} is not a number of bytes", fix="unset it, or give bytes: 50000000000"
+        )
     return int(text)
 
 

@@ -163,7 +163,9 @@ def _build(
         report("generating code", 3, 3)
         with _timed(seconds, "weights"):
             weights = WeightWriter(lowered.weights, model.checkpoint, model.match.names, dtypes)
-            writer.write_weights("weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t))
+            writer.write_weights(
+                "weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t)
+            )
         writer.finish(describe(model, profile, options, layout, lowered, weights.specs, seconds))
     return output
 

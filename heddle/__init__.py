@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler.driver import compile_model
+    from .compiler.driver import compile_model as compile
+    from .llm import LLM, load
+    from .runtime.errors import HeddleError
+    from .runtime.outputs import RequestOutput
+    from .runtime.sampling import SamplingParams
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LLM": ".llm",
-    "SamplingParams": ".runtime.sampling",
-    "RequestOutput": ".runtime.outputs",
-    "HeddleError": ".runtime.errors",
-    "compile_model": ".compiler.driver",
+    "LLM": (".llm", "LLM"),
+    "load": (".llm", "load"),
+    "compile": (".compiler.driver", "compile_model"),
+    "compile_model": (".compiler.driver", "compile_model"),
+    "SamplingParams": (".runtime.sampling", "SamplingParams"),
+    "RequestOutput": (".runtime.outputs", "RequestOutput"),
+    "HeddleError": (".runtime.errors", "HeddleError"),
 }
 
-__all__ = ["LLM", "HeddleError", "RequestOutput", "SamplingParams", "__version__", "compile_model"]
+__all__ = ["LLM", "HeddleError", "RequestOutput", "SamplingParams", "__version__", "compile", "compile_model", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'heddle' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module, __name__), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -122,7 +122,9 @@ def check_well_formed(mod: ir.IRModule, phase: str) -> None:
     try:
         relax.analysis.well_formed(mod)
     except Exception as error:
-        raise RuntimeError(f"phase {phase} left a module that is not well-formed, a bug in that pass: {error}") from error
+        raise RuntimeError(
+            f"phase {phase} left a module that is not well-formed, a bug in that pass: {error}"
+        ) from error
 
 
 def text_of(mod: ir.IRModule, *, kernels: bool) -> str:

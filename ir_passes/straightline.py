@@ -85,7 +85,7 @@ class Rewriter:
             builder.emit_func_output(self.new(self.result))
         built = builder.finalize()["rewritten"]
         final = list(params()) if params else list(built.params)
-        attrs = {k: v for k, v in (self.func.attrs or {}).items()}
+        attrs = dict((self.func.attrs or {}).items())
         func = relax.Function(final, built.body, built.ret_ty, is_pure=self.func.is_pure)
         func = relax.analysis.remove_all_unused(func)
         return func.with_attrs(attrs) if attrs else func
@@ -145,7 +145,9 @@ def substitute(expr: Expr, new: dict[relax.Var, Expr]) -> Expr:
 def _bindings(func: relax.Function) -> Iterator[tuple[relax.Var, Expr]]:
     blocks = func.body.blocks
     if len(blocks) != 1 or not isinstance(blocks[0], relax.DataflowBlock):
-        raise ValueError("a straight-line function has exactly one dataflow block: run these passes before ToNonDataflow")
+        raise ValueError(
+            "a straight-line function has exactly one dataflow block: run these passes before ToNonDataflow"
+        )
     for binding in blocks[0].bindings:
         if not isinstance(binding, relax.VarBinding):
             raise ValueError(f"only plain bindings are straight-line, found {type(binding).__name__}")

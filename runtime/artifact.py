@@ -95,7 +95,9 @@ def _check_file(path: Path, name: str, info: FileInfo, *, whole: bool) -> None:
     if size != info.bytes:
         raise ArtifactError(f"{name} has {size} bytes, manifest.files[{name!r}].bytes is {info.bytes}", "", fix)
     if whole and sha256(file) != info.sha256:
-        raise ArtifactError(f"{name} does not have the hash of manifest.files[{name!r}].sha256", "its bytes have changed", fix)
+        raise ArtifactError(
+            f"{name} does not have the hash of manifest.files[{name!r}].sha256", "its bytes have changed", fix
+        )
 
 
 def sha256(file: Path) -> str:

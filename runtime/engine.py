@@ -71,8 +71,10 @@ class Engine:
         *,
         eos_token_ids: Iterable[int] | None = None,
         chunk: int = 512,
+        context_length: int | None = None,
     ) -> None:
-        """`eos_token_ids` end a text (None: the tokenizer's end token); `chunk` is the most of a prompt in a step."""
+        """`eos_token_ids` end a text (None: the tokenizer's end token), `chunk` is the most of a prompt in a step,
+        `context_length` shortens the model's context."""
         self.runner = runner
         self.tokenizer = tokenizer
         self.stats = EngineStats()
@@ -80,6 +82,9 @@ class Engine:
             eos_token_ids = [] if tokenizer is None or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self._eos_ids = frozenset(int(i) for i in eos_token_ids)
         self._chunk = self._checked_chunk(chunk)
+        self.context_length = runner.info.context_length if context_length is None else context_length
+        if not 1 <= self.context_length <= runner.info.context_length:
+            raise RequestError(f"context_length is {context_length}; the model takes 1 to {runner.info.context_length}")
         self._limits = Limits(runner.info.max_tokens, runner.info.max_seqs)
         self._pool = PagePool(runner.info.num_pages)
         self._running: list[Request] = []
@@ -128,8 +133,8 @@ class Engine:
         """Like `prepare`, for the logits of all tokens: they are in `Request.scores`, float32[n, vocab], at the end."""
         info = self.runner.info
         ids = token_array(token_ids, info.vocab_size)
-        if len(ids) > info.context_length:
-            raise self._too_long(len(ids), info.context_length)
+        if len(ids) > self.context_length:
+            raise self._too_long(len(ids), "all tokens must be in the context at once")
         self._check_pages(len(ids), f"{len(ids)} tokens")
         return Request(
             self._new_id(None),
@@ -336,20 +341,18 @@ class Engine:
     def _max_length(self, prompt: int, max_tokens: int | None) -> int:
         """Tokens of the finished sequence at most: what the request asks for, cut at the model's context."""
         info = self.runner.info
-        if prompt >= info.context_length:
-            raise self._too_long(prompt, info.context_length)
+        if prompt >= self.context_length:
+            raise self._too_long(prompt, "the context must have room for one more token at least")
         if max_tokens is None:
             self._check_pages(prompt, f"a prompt of {prompt} tokens")
-            return min(info.context_length, info.num_pages * info.page_tokens + 1)
-        length = min(prompt + max_tokens, info.context_length)
+            return min(self.context_length, info.num_pages * info.page_tokens + 1)
+        length = min(prompt + max_tokens, self.context_length)
         self._check_pages(length - 1, f"a prompt of {prompt} tokens with max_tokens={max_tokens}")
         return length
 
-    def _too_long(self, tokens: int, context: int) -> RequestError:
+    def _too_long(self, tokens: int, why: str) -> RequestError:
         return RequestError(
-            f"the prompt has {tokens} tokens; the model's context is {context}",
-            "a text to go on from must leave room for one token at least",
-            "shorten the prompt, or compile the model with a longer context if its positions allow it",
+            f"the prompt has {tokens} tokens; the context holds {self.context_length}", why, "shorten the prompt"
         )
 
     def _check_pages(self, tokens: int, what: str) -> None:

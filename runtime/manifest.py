@@ -189,7 +189,7 @@ class Manifest:
             )
         manifest = _decode(cls, raw, "manifest")
         _check(manifest)
-        return manifest  # type: ignore[no-any-return]
+        return manifest
 
 
 def _check(manifest: Manifest) -> None:
@@ -200,7 +200,9 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(f"manifest.functions[{i}].instances must be ordered by max_rows >= 1, found {rows}")
         for name in function.params:
             if name not in manifest.weights.tensors:
-                raise ManifestError(f"manifest.functions[{i}].params names {name!r}, which manifest.weights.tensors lacks")
+                raise ManifestError(
+                    f"manifest.functions[{i}].params names {name!r}, which manifest.weights.tensors lacks"
+                )
     for i, group in enumerate(manifest.caches):
         if group.dtype not in ITEM_BYTES:
             raise ManifestError(f"manifest.caches[{i}].dtype is {group.dtype!r}; known are {', '.join(ITEM_BYTES)}")
@@ -208,7 +210,9 @@ def _check(manifest: Manifest) -> None:
         for extent in group.record_shape:
             size *= extent
         if size != group.record_bytes:
-            raise ManifestError(f"manifest.caches[{i}].record_bytes is {group.record_bytes}, its record_shape needs {size}")
+            raise ManifestError(
+                f"manifest.caches[{i}].record_bytes is {group.record_bytes}, its record_shape needs {size}"
+            )
     if manifest.plan != PlanInfo.of(manifest.plan.layout()):
         raise ManifestError(
             f"manifest.plan.offsets is {manifest.plan.offsets}, this Heddle lays plans out as "

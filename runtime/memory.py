@@ -119,7 +119,10 @@ def _control_groups() -> list[tuple[Path, str, str, str]]:
         if controllers == "":
             root, files = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            root, files = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            root, files = (
+                Path("/sys/fs/cgroup/memory"),
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
         else:
             continue
         path = root / name.lstrip("/")
@@ -142,7 +145,9 @@ def allocate(count: int, what: str, *, fix: str = "", reserve: bool = True, pref
     if reserve:
         left, by = available_memory()
         if count > left:
-            raise PoolError(f"no memory for {what}: it needs {size_text(count)}, {size_text(left)} is available", by, fix)
+            raise PoolError(
+                f"no memory for {what}: it needs {size_text(count)}, {size_text(left)} is available", by, fix
+            )
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (0 if reserve else _MAP_NORESERVE)
     try:
         region = mmap.mmap(-1, max(count, 1) + HUGE_PAGE, flags=flags)

@@ -51,7 +51,7 @@ class Buffer:
     """A persistent int32 vector shared with compiled code, and its views by length."""
 
     def __init__(self, size: int) -> None:
-        self.array = empty((size,), np.int32)
+        self.array = empty((size,), "int32")
         self._views: dict[int, Any] = {}
 
     def view(self, length: int) -> Any:
@@ -78,7 +78,9 @@ class ModelRunner:
         before = tasks()
         set_threads(self.threads)
         if len(manifest.caches) != 1 or manifest.caches[0].kind != "paged":
-            raise HeddleError(f"this runtime serves one paged cache group, the artifact has {len(manifest.caches)} groups")
+            raise HeddleError(
+                f"this runtime serves one paged cache group, the artifact has {len(manifest.caches)} groups"
+            )
         group = manifest.caches[0]
         pages = pool_pages(artifact, kv_bytes)
         self.pool = allocate(

@@ -77,7 +77,9 @@ def read_header(path: str | Path) -> dict[str, Entry]:
             raise TensorFileError(f"{path} is not a safetensors file", f"it is {size} bytes and begins with {length}")
         if size < 8 + length:
             raise TensorFileError(
-                f"{path} is truncated", f"its header alone needs {8 + length} bytes, the file has {size}", "copy it again"
+                f"{path} is truncated",
+                f"its header alone needs {8 + length} bytes, the file has {size}",
+                "copy it again",
             )
         try:
             raw = json.loads(file.read(length))
@@ -89,12 +91,16 @@ def read_header(path: str | Path) -> dict[str, Entry]:
     end = max((entry.start + entry.bytes for entry in entries.values()), default=8 + length)
     if end != size:
         state = "truncated" if end > size else "longer than its header says"
-        raise TensorFileError(f"{path} is {state}", f"its tensors end at byte {end}, the file has {size}", "copy it again")
+        raise TensorFileError(
+            f"{path} is {state}", f"its tensors end at byte {end}, the file has {size}", "copy it again"
+        )
     ordered = sorted(entries.items(), key=lambda item: item[1].start)
     position = 8 + length
     for name, entry in ordered:
         if entry.start != position:
-            raise TensorFileError(f"{path} has a corrupt header", f"tensor {name!r} starts at {entry.start}, not {position}")
+            raise TensorFileError(
+                f"{path} has a corrupt header", f"tensor {name!r} starts at {entry.start}, not {position}"
+            )
         position += entry.bytes
     return {name: entry for name, entry in ordered if not name.startswith(PADDING)}
 
@@ -109,7 +115,9 @@ def _entry(path: Path, name: str, value: object, base: int) -> Entry:
         if min([start, *shape]) < 0 or count * storage_dtype(dtype).itemsize != end - start:
             raise ValueError(f"shape {shape} of {dtype} does not take {end - start} bytes at {start}")
     except (KeyError, TypeError, ValueError) as error:
-        raise TensorFileError(f"{path} has a corrupt header: tensor {name!r}", str(error), "copy the file again") from error
+        raise TensorFileError(
+            f"{path} has a corrupt header: tensor {name!r}", str(error), "copy the file again"
+        ) from error
     return Entry(dtype, tuple(shape), base + start, end - start)
 
 

@@ -102,7 +102,7 @@ def _top_p(weights: np.ndarray, p: float) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, count: int, threshold: np.floating) -> np.ndarray:
-    """Ascending indices of the `count` largest values, the smallest of which is `threshold`; of equals, the lower ones."""
+    """Ascending indices of the `count` largest values, the least of which is `threshold`; of equals, the lower."""
     indices = np.flatnonzero(values >= threshold)
     surplus = len(indices) - count
     if surplus:

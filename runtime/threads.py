@@ -23,7 +23,9 @@ def thread_count(threads: int | None = None) -> int:
         try:
             threads = int(text)
         except ValueError:
-            raise ThreadsError(f"TVM_NUM_THREADS={text!r} is not a number", fix="unset it, or set it to 1 or more") from None
+            raise ThreadsError(
+                f"TVM_NUM_THREADS={text!r} is not a number", fix="unset it, or set it to 1 or more"
+            ) from None
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ThreadsError(f"threads={threads!r} is not possible", fix="give 1 or more, or None for the physical cores")
     return threads
@@ -38,15 +40,16 @@ def set_threads(count: int) -> None:
 
 
 def pin_threads(before: frozenset[int]) -> bool:
-    """Pin this thread and the workers that were born since `before` (see `tasks`), one physical core each.
+    """Pin the workers that were born since `before` (see `tasks`) to one physical core each, leaving the first core free.
 
-    False, and nothing is changed, where there are no new workers or fewer cores than threads.
+    The calling thread stays where the system puts it: threads that it starts later would inherit its pin. Workers spin, so the
+    system keeps it off their cores. False, and nothing is changed, where there are no new workers or too few cores.
     """
     cores = physical_cores()
     workers = sorted(tasks() - before)
     if not workers or len(workers) + 1 > len(cores):
         return False
-    for task, core in zip([0, *workers], cores, strict=False):
+    for task, core in zip(workers, cores[1:], strict=False):
         os.sched_setaffinity(task, {core})
     return True
 

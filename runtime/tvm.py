@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -47,8 +47,8 @@ def without_torch() -> Iterator[None]:
 with without_torch():
     import tvm_ffi
 
-Tensor = tvm_ffi.Tensor
-Array = tvm_ffi.Array
+Tensor: TypeAlias = Any  # tvm_ffi.Tensor; the package has no types
+Array: TypeAlias = Any
 
 
 def _runtime_library() -> Path:
@@ -76,7 +76,7 @@ def global_function(name: str) -> Callable[..., Any]:
         function = tvm_ffi.get_global_func(name, allow_missing=True)
     if function is None:
         raise HeddleError(f"TVM's runtime has no function {name!r}", "the installed TVM is of another version")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def tvm_version() -> str:
@@ -106,15 +106,19 @@ class Library:
             self._machine = self._module["vm_load_executable"]()
         except (RuntimeError, AttributeError, OSError) as error:
             raise ArtifactError(
-                f"{self.path} cannot be loaded as a compiled library", str(error).strip().splitlines()[-1], "compile again"
+                f"{self.path} cannot be loaded as a compiled library",
+                str(error).strip().splitlines()[-1],
+                "compile again",
             ) from error
         self._machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
 
     def function(self, name: str) -> Callable[..., Any]:
         """The compiled function `name`: takes and returns tensors. Raises ArtifactError where the library lacks it."""
         if not self._machine.implements_function(name):
-            raise ArtifactError(f"{self.path.name} has no function {name!r}", "manifest and library disagree", "compile again")
-        return self._machine[name]  # type: ignore[no-any-return]
+            raise ArtifactError(
+                f"{self.path.name} has no function {name!r}", "manifest and library disagree", "compile again"
+            )
+        return self._machine[name]
 
 
 def tensor(array: np.ndarray) -> Tensor:
@@ -141,7 +145,7 @@ def to_numpy(value: Tensor) -> np.ndarray:
 
 def tensor_array(tensors: Iterable[Tensor]) -> Array:
     """Many tensors as one argument, converted once: passing a list converts every element at every call."""
-    return Array(list(tensors))
+    return tvm_ffi.Array(list(tensors))
 
 
 def empty(shape: tuple[int, ...], dtype: str | np.dtype) -> np.ndarray:

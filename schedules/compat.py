@@ -11,8 +11,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any
+from types import FrameType, ModuleType
 
 import tvm
 import tvm_ffi
@@ -79,7 +78,7 @@ def fast_frames() -> Iterator[None]:
     """
     search = inspect.getmodule
 
-    def getmodule(obj: Any, _filename: str | None = None) -> Any:
+    def getmodule(obj: object, _filename: str | None = None) -> ModuleType | None:
         if isinstance(obj, FrameType):
             return sys.modules.get(obj.f_globals.get("__name__", ""))
         return search(obj, _filename)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from ..runtime.features import architecture, cpu_features
 from .compat import Target
 
-_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split())
-_V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+_V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"])
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,9 @@ def resolve_target(name: str = "native") -> TargetProfile:
     fitting = [p for p in mine if not p.missing_features(cpu_features())]
     if not fitting:
         lacks = "; ".join(f"{p.name} needs {', '.join(p.missing_features(cpu_features()))}" for p in mine)
-        raise ValueError(f"no target profile fits this {architecture()} CPU ({lacks or 'no profile for this architecture'})")
+        raise ValueError(
+            f"no target profile fits this {architecture()} CPU ({lacks or 'no profile for this architecture'})"
+        )
     return max(fitting, key=lambda p: p.vector_bits)
 
 

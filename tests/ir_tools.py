@@ -54,7 +54,9 @@ def strip(mod: ir.IRModule) -> ir.IRModule:
     return ir.IRModule({gv.name_hint: f for gv, f in mod.functions.items()})
 
 
-def run(mod: ir.IRModule, arrays: Sequence[np.ndarray], name: str = "main", profile: TargetProfile | None = None) -> Any:
+def run(
+    mod: ir.IRModule, arrays: Sequence[np.ndarray], name: str = "main", profile: TargetProfile | None = None
+) -> Any:
     """Legalize, build and run a function; the result as NumPy (a list for tuples). In-place arguments are changed."""
     profile = profile or resolve_target()
     with profile_scope(profile), profile.tvm_target():

@@ -1,8 +1,8 @@
 """A runner that computes next to nothing, for tests of the engine.
 
-Its logits are a hash of all tokens up to a row and their positions, read back from a cache by physical slot through the page
-table. A wrong page, a wrong position, a missing or a repeated token therefore gives other logits. Like the real runner it
-refuses what does not fit its bounds.
+Its logits are a hash of all tokens up to a row and their positions, read back from a cache by physical slot through the
+page table. A wrong page, a wrong position, a missing or a repeated token therefore gives other logits. Like the real
+runner it refuses what does not fit its bounds.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def test_op_matches_its_reference(op: DialectOp, dtype: str, target: TargetProfi
         assert samples, f"{op.name} has no samples for {dtype}"
         for sample in samples:
             arrays = [a for a in sample.arrays if isinstance(a, np.ndarray)]
-            wanted = op.reference(*[np.copy(a) if isinstance(a, np.ndarray) else shape(a) for a in sample.arrays], **sample.attrs)
+            wanted = op.reference(
+                *[np.copy(a) if isinstance(a, np.ndarray) else shape(a) for a in sample.arrays], **sample.attrs
+            )
             got = run(call_of(op, sample.arrays, sample.attrs), arrays, profile=target)
             for actual, expected in zip(got if isinstance(got, list) else [got], wanted, strict=True):
                 assert actual.shape == expected.shape
@@ -39,7 +41,9 @@ def test_op_matches_its_reference(op: DialectOp, dtype: str, target: TargetProfi
 def call_of(op: DialectOp, arrays: list, attrs: dict):
     """A module with one function: this call, the leading dimensions of its tensors as they are."""
     params = [
-        relax.Var(f"a{i}", TensorType(list(a.shape), a.dtype.name)) for i, a in enumerate(arrays) if isinstance(a, np.ndarray)
+        relax.Var(f"a{i}", TensorType(list(a.shape), a.dtype.name))
+        for i, a in enumerate(arrays)
+        if isinstance(a, np.ndarray)
     ]
     rest = iter(params)
     args = [next(rest) if isinstance(a, np.ndarray) else a for a in arrays]

@@ -82,7 +82,7 @@ def assert_same_bits(got: np.ndarray, want: np.ndarray) -> None:
     assert not differing.size, f"{differing.size} of {want.size} values differ, first at {differing[0]}"
 
 
-@pytest.mark.parametrize(("dtype", "epilogue"), LAYERS, ids=lambda v: v if isinstance(v, str) else "+".join(v) or "plain")
+@pytest.mark.parametrize(("dtype", "epilogue"), LAYERS, ids=lambda v: v if isinstance(v, str) else "+".join(v))
 def test_row_classes_and_targets_agree(dtype: str, epilogue: tuple[str, ...]) -> None:
     layer = Layer(67, 109, dtype, epilogue)
     want = layer.one_by_one(TARGETS[0])

@@ -80,9 +80,13 @@ def test_a_request_may_be_its_own_victim() -> None:
 
 @st.composite
 def loads(draw: st.DrawFn) -> tuple[list[tuple[int, int, int, int]], Limits, int]:
-    """(arrival step, prompt, tokens to generate, chunk) of some requests, the bounds of a step, and a pool that fits each."""
+    """(arrival step, prompt, tokens to generate, chunk) of requests, the bounds of a step, and pages that fit each."""
     requests = draw(
-        st.lists(st.tuples(st.integers(0, 20), st.integers(1, 90), st.integers(1, 40), st.integers(1, 64)), min_size=1, max_size=9)
+        st.lists(
+            st.tuples(st.integers(0, 20), st.integers(1, 90), st.integers(1, 40), st.integers(1, 64)),
+            min_size=1,
+            max_size=9,
+        )
     )
     limits = Limits(draw(st.integers(1, 70)), draw(st.integers(1, 5)))
     largest = max(pages_for(prompt + generate - 1) for _, prompt, generate, _ in requests)

@@ -45,7 +45,9 @@ def frame(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("framed", [False, True])
-@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}], ids=str)
+@pytest.mark.parametrize(
+    "flags", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}], ids=str
+)
 def test_same_ids_as_transformers(folder: Path, framed: bool, flags: dict[str, bool]) -> None:
     """Special tokens around a text come from tokenizer.json, whatever the config says."""
     if framed:
@@ -113,7 +115,7 @@ def test_bad_templates(folder: Path, template: str | None, error: type[Exception
 
 @pytest.mark.parametrize("messages", [[], ["hi"], [{"content": "x"}], [{"role": 3, "content": "x"}]])
 def test_bad_conversations(messages: list[Any]) -> None:
-    with pytest.raises(RequestError, match="conversation|messages"):
+    with pytest.raises(RequestError, match=r"conversation|messages"):
         byte_level().apply_chat_template(messages)
 
 

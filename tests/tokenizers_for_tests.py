@@ -1,4 +1,4 @@
-"""Tokenizers for tests: the example model's (byte-level BPE), and one built here in the style of Llama 2 (byte fallback)."""
+"""Tokenizers for tests: the example model's (byte-level BPE), and one built here like Llama 2's (byte fallback)."""
 
 from __future__ import annotations
 

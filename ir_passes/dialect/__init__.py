@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from ...schedules import catalog as _catalog  # fills the kernel registry that legalization reads
-from .attention import attention, attention_op, kv_append, kv_append_op, rope, rope_append_op, rope_op, rope_table, rope_table_op
+from .attention import (
+    attention,
+    attention_op,
+    kv_append,
+    kv_append_op,
+    rope,
+    rope_append_op,
+    rope_op,
+    rope_table,
+    rope_table_op,
+)
 from .elementwise import (
     add,
     add_op,

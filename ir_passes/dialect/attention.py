@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from ...runtime.plans import PlanLayout
-from ...schedules.compat import TensorType, nn, relax, tirx
+from ...schedules.compat import nn, relax, tirx
 from ...schedules.registry import KERNELS, Tolerance
 from .registry import (
     WEIGHT_DTYPES,
     Expr,
     PrimExpr,
-    Sample,
     attr,
     call_kernel,
     call_kernel_inplace,
@@ -131,7 +130,15 @@ def _reference_params(cache: np.ndarray, attrs: dict[str, Any]) -> dict[str, Any
 
 
 def kv_append(
-    k: nn.Tensor, v: nn.Tensor, plan: nn.Tensor, cache: nn.Tensor, *, layer: int, kv_heads: int, head_dim: int, layout: PlanLayout
+    k: nn.Tensor,
+    v: nn.Tensor,
+    plan: nn.Tensor,
+    cache: nn.Tensor,
+    *,
+    layer: int,
+    kv_heads: int,
+    head_dim: int,
+    layout: PlanLayout,
 ) -> nn.Tensor:
     """k, v float32 [n, kv_heads * head_dim]: the cache with row i written to slot[i] of the plan."""
     sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}

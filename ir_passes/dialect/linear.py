@@ -11,7 +11,18 @@ from ...schedules.compat import TensorType, nn, relax
 from ...schedules.layouts import tile32
 from ...schedules.registry import Tolerance
 from ...schedules.target import current_profile
-from .registry import WEIGHT_DTYPES, Expr, PrimExpr, Sample, attr, call_kernel, dialect_op, make_kernel, shape_of, tensor
+from .registry import (
+    WEIGHT_DTYPES,
+    Expr,
+    PrimExpr,
+    Sample,
+    attr,
+    call_kernel,
+    dialect_op,
+    make_kernel,
+    shape_of,
+    tensor,
+)
 from .weights import pack_weight, pad_vector, random_weight
 
 CHAIN = Tolerance(2e-5, "one float32 fma chain over K against a float64 sum")
@@ -60,15 +71,21 @@ def packed(call: relax.Call, emit: Any, packed_rows: dict[relax.Var, relax.Var])
         if x not in packed_rows:
             packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0, tile=catalog.row_tile(current_profile())))
         x = packed_rows[x]
-    operands = [emit(pad_vector(o, parts=parts)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)]
+    operands = [
+        emit(pad_vector(o, parts=parts)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
+    ]
     weight = emit(pack_weight(w, layout="tile32", parts=parts))
     kept = {name: attr(call, name) for name in ("site", "axes", "epilogue", "rows")}
     shape = relax.ShapeExpr([n])  # packed activations no longer say how many rows there are
     dtype = str(w.ty.dtype)
-    return packed_linear(x, weight, *operands, shape, in_features=shape_of(w)[1], out_features=features, weight_dtype=dtype, **kept)
+    return packed_linear(
+        x, weight, *operands, shape, in_features=shape_of(w)[1], out_features=features, weight_dtype=dtype, **kept
+    )
 
 
-def _reference_linear(x: np.ndarray, w: np.ndarray, *operands: np.ndarray, epilogue: list[str], **_: Any) -> tuple[np.ndarray, ...]:
+def _reference_linear(
+    x: np.ndarray, w: np.ndarray, *operands: np.ndarray, epilogue: list[str], **_: Any
+) -> tuple[np.ndarray, ...]:
     y = x.astype(np.float64) @ w.astype(np.float64).T
     return (epilogue_reference(y, epilogue, operands).astype(np.float32),)
 
@@ -135,15 +152,22 @@ def _legalize_packed(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
 
 
 def _reference_packed(
-    x: np.ndarray, w: np.ndarray, *operands: Any, rows: str, in_features: int, out_features: int, weight_dtype: str, epilogue: list[str], **_: Any
+    x: np.ndarray,
+    w: np.ndarray,
+    *operands: Any,
+    rows: str,
+    in_features: int,
+    out_features: int,
+    weight_dtype: str,
+    epilogue: list[str],
+    **_: Any,
 ) -> tuple[np.ndarray, ...]:
-    *operands, shape = operands
-    n = int(shape[0])
+    n = int(operands[-1][0])
     if rows == "n":
         x = x.transpose(0, 2, 1).reshape(-1, in_features)[:n]
     parts = 2 if "silu_mul" in epilogue else 1
     weight = tile32.unpack(w, parts * out_features, parts=parts)
-    return _reference_linear(x, widen(weight, weight_dtype), *operands, epilogue=epilogue)
+    return _reference_linear(x, widen(weight, weight_dtype), *operands[:-1], epilogue=epilogue)
 
 
 def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
@@ -167,7 +191,9 @@ def _sample_packed(rng: np.random.Generator, dtype: str) -> list[Sample]:
         epilogue, n = attrs["epilogue"], len(x)
         parts = 2 if "silu_mul" in epilogue else 1
         stored = w.view(np.uint16) if dtype == "bfloat16" else w
-        operands = [np.pad(o, (0, -len(o) % 32)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)]
+        operands = [
+            np.pad(o, (0, -len(o) % 32)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
+        ]
         x = tiled(x, catalog.row_tile(current_profile())) if attrs["rows"] == "n" else x
         attrs |= {"in_features": w.shape[1], "out_features": len(w) // parts, "weight_dtype": dtype}
         shape = relax.ShapeExpr([n])

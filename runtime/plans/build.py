@@ -79,7 +79,9 @@ def _check(
     for i in np.flatnonzero((rows < 1) | (starts < 0)):
         raise ValueError(f"sequence {i} has {rows[i]} new rows from position {starts[i]}: at least 1 from 0 is needed")
     if n > layout.max_tokens:
-        raise ValueError(f"{n} new rows in one step, but the plan has room for max_tokens={layout.max_tokens}; split it")
+        raise ValueError(
+            f"{n} new rows in one step, but the plan has room for max_tokens={layout.max_tokens}; split it"
+        )
     needed = -(-(starts + rows) // PAGE)
     for i in np.flatnonzero(pages < needed):
         raise ValueError(

@@ -64,9 +64,7 @@ def attention(
     attend_tile = walk_macro(tile_group(target), head_dim, kv_dtype, scale, window)
 
     @T.prim_func(private=True, s_tir=True)
-    def attend(
-        q_: T.handle, positions_: T.handle, plan_: T.handle, cache_: T.handle, layer: T.int64, out_: T.handle
-    ):
+    def attend(q_: T.handle, positions_: T.handle, plan_: T.handle, cache_: T.handle, layer: T.int64, out_: T.handle):
         n, p, pages = T.int64(), T.int64(), T.int64()
         q = T.match_buffer(q_, (n, heads * head_dim), "float32", align=64)
         positions = T.match_buffer(positions_, (n,), "int32")
@@ -92,7 +90,17 @@ def attention(
                 seq: T.let[T.int64] = T.cast(plan[tile + 3], "int64")
                 table: T.let[T.int64] = layout.pages + T.cast(plan[layout.page_indptr + seq], "int64")
                 attend_tile(
-                    q, plan, cache, out, layer, row, head, head // sharing, first, T.cast(plan[tile + 1], "int64"), table
+                    q,
+                    plan,
+                    cache,
+                    out,
+                    layer,
+                    row,
+                    head,
+                    head // sharing,
+                    first,
+                    T.cast(plan[tile + 1], "int64"),
+                    table,
                 )
 
     return finish(attend)

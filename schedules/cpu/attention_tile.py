@@ -170,12 +170,21 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
     @T.inline
     def accumulate(s, acc, cache, page, layer, head, blocks, lo, hi):
         for c in T.serial(whole // vectors):
-            accumulate_columns(
-                s, acc, cache, page, layer, head, blocks, lo, hi, c * (vectors * LANES), vectors, LANES
-            )
+            accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, c * (vectors * LANES), vectors, LANES)
         if whole % vectors > 0:
             accumulate_columns(
-                s, acc, cache, page, layer, head, blocks, lo, hi, whole // vectors * vectors * LANES, whole % vectors, LANES
+                s,
+                acc,
+                cache,
+                page,
+                layer,
+                head,
+                blocks,
+                lo,
+                hi,
+                whole // vectors * vectors * LANES,
+                whole % vectors,
+                LANES,
             )
         if tail > 0:
             accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, whole * LANES, 1, tail)

@@ -11,9 +11,9 @@ from typing import Any
 
 from ...runtime.plans import KV_SEGMENT, KV_TILE, PAGE
 from ..compat import T
-from ..vector import IN_REGISTERS, LANES, const, exp, fma, lanes, splat, widen
+from ..vector import IN_REGISTERS, LANES, const, exp, fma, lanes, splat
 from .attention_tile import MASKED, TILE_PAGES, Group, tile_macros
-from .spans import full, fma_span, span
+from .spans import full, span
 
 SEGMENT_TILES = KV_SEGMENT // KV_TILE
 
@@ -36,9 +36,9 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
         for r in T.serial(queries):
             i: T.let = T.min(T.cast(r, "int64"), last)
             for d in T.serial(whole):
-                scaled[r, lanes(d * LANES)] = (
-                    q[row + i * group.row_step, lanes((head + i * group.head_step) * head_dim + d * LANES)] * const(scale)
-                )
+                scaled[r, lanes(d * LANES)] = q[
+                    row + i * group.row_step, lanes((head + i * group.head_step) * head_dim + d * LANES)
+                ] * const(scale)
             if tail > 0:
                 scaled[r, span(whole * LANES, tail)] = q[
                     row + i * group.row_step, span((head + i * group.head_step) * head_dim + whole * LANES, tail)
@@ -62,7 +62,9 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
                 factor: T.let = exp(peak[r, lanes(0)] - new)
                 peak_all[r, lanes(0)] = new
                 total_all[r, lanes(0)] = fma(
-                    splat(T.call_llvm_pure_intrin("float32", "llvm.vector.reduce.fadd", T.float32(0), total[r, lanes(0)])),
+                    splat(
+                        T.call_llvm_pure_intrin("float32", "llvm.vector.reduce.fadd", T.float32(0), total[r, lanes(0)])
+                    ),
                     factor,
                     total_all[r, lanes(0)] * old_factor,
                 )
@@ -82,20 +84,24 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
                 )
             if tail > 0:
                 acc_all[r, lanes(whole * LANES)] = fma(acc_all[r, lanes(whole * LANES)], inverse, const(0.0))
-                out[row + r * group.row_step, span((head + r * group.head_step) * head_dim + whole * LANES, tail)] = acc_all[
-                    r, span(whole * LANES, tail)
-                ]
+                out[row + r * group.row_step, span((head + r * group.head_step) * head_dim + whole * LANES, tail)] = (
+                    acc_all[r, span(whole * LANES, tail)]
+                )
 
     @T.inline
     def attend(q, plan, cache, out, layer, row, head, kv_head, first, count, table):
-        scaled = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
+        scaled = T.alloc_buffer(
+            (padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS
+        )
         s = T.alloc_buffer((padded, KV_TILE), "float32", scope="global", align=64, annotations=IN_REGISTERS)
         peak = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
         total = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
         acc = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
         peak_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
         total_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        acc_all = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
+        acc_all = T.alloc_buffer(
+            (padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS
+        )
         page = T.alloc_buffer((TILE_PAGES,), "int64", scope="global", annotations=IN_REGISTERS)
         last: T.let[T.int64] = T.cast(count, "int64") - 1
         blocks: T.let[T.int64] = last // group.rows + 1

@@ -9,7 +9,7 @@ import numpy as np
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import IN_REGISTERS, LANES, const, lanes, silu
+from ..vector import LANES, const, lanes, silu
 from .reference import silu as silu_reference
 
 _EXACT = Tolerance(0.0, "one rounded addition")
@@ -28,9 +28,7 @@ def _cost(*, features: int, n: int, **_: Any) -> Cost:
     return Cost(bytes=12 * n * features, flops=n * features)
 
 
-@kernel(
-    reference=lambda x, y, **_: (x + y,), inputs=_two_rows, cost=_cost, tolerance=_EXACT, cases=_CASES
-)
+@kernel(reference=lambda x, y, **_: (x + y,), inputs=_two_rows, cost=_cost, tolerance=_EXACT, cases=_CASES)
 def add(*, features: int, target: TargetProfile) -> PrimFunc:
     """x, y float32 [n, features] -> x + y."""
 
@@ -49,9 +47,7 @@ def add(*, features: int, target: TargetProfile) -> PrimFunc:
     return finish(add_rows)
 
 
-@kernel(
-    reference=lambda x, bias, **_: (x + bias,), inputs=_row_and_bias, cost=_cost, tolerance=_EXACT, cases=_CASES
-)
+@kernel(reference=lambda x, bias, **_: (x + bias,), inputs=_row_and_bias, cost=_cost, tolerance=_EXACT, cases=_CASES)
 def add_bias(*, features: int, target: TargetProfile) -> PrimFunc:
     """x float32 [n, features], bias float32 [features] -> x + bias."""
 
@@ -91,7 +87,7 @@ def silu_mul(*, features: int, target: TargetProfile) -> PrimFunc:
             for c in T.serial(T.int64(features // LANES)):
                 out[row, lanes(c * LANES)] = silu(gate[row, lanes(c * LANES)]) * up[row, lanes(c * LANES)]
             if whole < features:
-                tail = T.alloc_buffer((LANES,), "float32", scope="global", annotations=IN_REGISTERS)
+                tail = T.alloc_buffer((LANES,), "float32", scope="global")
                 tail[lanes(0)] = const(0.0)
                 for j in T.serial(T.int64(features - whole)):
                     tail[j] = gate[row, whole + j]

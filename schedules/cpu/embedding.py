@@ -21,7 +21,9 @@ def _inputs(
     return [rng.integers(0, vocab, n, dtype=np.int32), tile32.pack(table) if packed else table]
 
 
-def _reference(ids: np.ndarray, table: np.ndarray, *, table_dtype: str, packed: bool, **_: Any) -> tuple[np.ndarray, ...]:
+def _reference(
+    ids: np.ndarray, table: np.ndarray, *, table_dtype: str, packed: bool, **_: Any
+) -> tuple[np.ndarray, ...]:
     rows = table[ids // tile32.TILE, :, ids % tile32.TILE] if packed else table[ids]
     return (reference.widen(np.ascontiguousarray(rows), table_dtype),)
 
@@ -50,9 +52,7 @@ def embedding(*, features: int, table_dtype: str, packed: bool, target: TargetPr
             n = T.int64()
             tiles = T.int64()
             ids = T.match_buffer(ids_, (n,), "int32")
-            table = T.match_buffer(
-                table_, (tiles, T.int64(H), T.int64(tile32.TILE)), storage(table_dtype), align=64
-            )
+            table = T.match_buffer(table_, (tiles, T.int64(H), T.int64(tile32.TILE)), storage(table_dtype), align=64)
             y = T.match_buffer(y_, (n, T.int64(H)), "float32", align=64)
             for i in T.parallel(n):
                 row: T.let[T.int64] = T.cast(ids[i], "int64")

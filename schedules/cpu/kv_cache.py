@@ -48,9 +48,7 @@ def example_plan(
     pages = [-(-(s + new) // PAGE) for s in starts]
     shuffled = rng.permutation(sum(pages) + 3).astype(np.int32)
     ends = np.cumsum(pages)
-    sequences = [
-        PlanSequence(shuffled[e - p : e], s, new) for s, p, e in zip(starts, pages, ends, strict=True)
-    ]
+    sequences = [PlanSequence(shuffled[e - p : e], s, new) for s, p, e in zip(starts, pages, ends, strict=True)]
     plan = np.zeros(layout.size(sum(pages)), np.int32)
     _, positions = build_plan(layout, plan, sequences, rows_only=rows_only)
     return plan, positions, len(shuffled)
@@ -245,9 +243,7 @@ def rope_append(
     put_key, put_value = append_row(kv_heads, head_dim, kv_dtype)
 
     @T.prim_func(private=True, s_tir=True)
-    def append_rows(
-        qkv_: T.handle, table_: T.handle, plan_: T.handle, cache_: T.handle, layer: T.int64, q_: T.handle
-    ):
+    def append_rows(qkv_: T.handle, table_: T.handle, plan_: T.handle, cache_: T.handle, layer: T.int64, q_: T.handle):
         n, p, pages = T.int64(), T.int64(), T.int64()
         qkv = T.match_buffer(qkv_, (n, (heads + 2 * kv_heads) * head_dim), "float32", align=64)
         table = T.match_buffer(table_, (n, rotary_dim), "float32", align=64)

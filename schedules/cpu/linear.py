@@ -1,8 +1,8 @@
 """y = x @ w.T with an epilogue: one kernel a row class, all with the same bits.
 
-Every output is one chain of fused multiply-adds over ascending k that starts at +0, in a lane of its own; then the bias and
-the residual are added in this order, or silu(gate) * up is formed. No row class splits k or sums across lanes, so a row has
-the same bits alone, among few and among many rows, on every target.
+Every output is one chain of fused multiply-adds over ascending k that starts at +0, in a lane of its own; then the
+bias and the residual are added in this order, or silu(gate) * up is formed. No row class splits k or sums across
+lanes, so a row has the same bits alone, among few and among many rows, on every target.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def linear(
 ) -> PrimFunc:
     """A linear layer over a weight [N, K] in tile32, for one row class.
 
-    `rows` "1": x float32 [1, K]. "4", "8": x float32 [n, K], meant for up to 4 or 8 rows and right for any number. "n": x
-    from `pack_rows`. Then w [parts * ceil(N / 32), K, 32] in `weight_dtype`, then the operands of the epilogue: bias float32
-    [parts * ceil32(N)], residual float32 [n, N]; then the output y float32 [n, N]. With "silu_mul" the weight is gate | up
-    (two parts) and y = silu(gate) * up.
+    `rows` "1": x float32 [1, K]. "4", "8": x float32 [n, K], meant for up to 4 or 8 rows and right for any number.
+    "n": x from `pack_rows`. Then w [parts * ceil(N / 32), K, 32] in `weight_dtype`, then the operands of the epilogue:
+    bias float32 [parts * ceil32(N)], residual float32 [n, N]; then the output y float32 [n, N]. With "silu_mul" the
+    weight is gate | up (two parts) and y = silu(gate) * up.
 
     Raises ValueError for a row class, weight type or epilogue that does not exist.
     """

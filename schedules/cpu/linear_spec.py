@@ -94,7 +94,7 @@ class LinearSpec:
 
         @T.inline
         def store(acc: Any, base: Any, bias: Any, residual: Any, y: Any, row: Any, tile: Any) -> None:
-            out = T.alloc_buffer((LANES,), "float32", scope="global", annotations={"disable_lower_builtin": True})
+            out = T.alloc_buffer((LANES,), "float32", scope="global")
             for half in T.unroll(HALVES):
                 out[lanes(0)] = finished(acc, base, bias, tile, half)
                 if whole:

@@ -18,9 +18,9 @@ AHEAD = 64  # steps over k between the prefetch of packed rows and their use
 def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
     """x float32 [ceil(n / MR), K, MR] from pack_rows, w, [bias], [residual] -> y float32 [n, N].
 
-    A task is one tile of output channels (of each part) and up to 264 rows. It widens its weights once for a block of k,
-    and carries the sums of all its rows from block to block in a buffer of its own. While it computes, it brings the next
-    block's or the next task's weights into L2.
+    A task is one tile of output channels (of each part) and up to 264 rows. It widens its weights once for a block of
+    k, and carries the sums of all its rows from block to block in a buffer of its own. While it computes, it brings
+    the next block's or the next task's weights into L2.
     """
     K, N, parts, tiles = spec.in_features, spec.out_features, spec.parts, spec.tiles
     dtype = spec.weight_dtype

@@ -10,7 +10,7 @@ import numpy as np
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import IN_REGISTERS, LANES, const, fma, fma1, lanes, splat
+from ..vector import LANES, const, fma, fma1, lanes, splat
 
 
 def inverse_rms(features: int, eps: float) -> Callable[..., None]:
@@ -22,7 +22,7 @@ def inverse_rms(features: int, eps: float) -> Callable[..., None]:
 
     @T.inline
     def statement(x: Any, row: Any, out: Any, i: Any) -> None:
-        s = T.alloc_buffer((LANES,), "float32", scope="global", annotations=IN_REGISTERS)
+        s = T.alloc_buffer((LANES,), "float32", scope="global")
         s[lanes(0)] = const(0.0)
         for c in T.serial(T.int64(features // LANES)):
             s[lanes(0)] = fma(x[row, lanes(c * LANES)], x[row, lanes(c * LANES)], s[lanes(0)])
@@ -58,7 +58,7 @@ def _inputs(rng: np.random.Generator, *, features: int, n: int, **_: Any) -> lis
     ],
 )
 def rms_norm(*, features: int, eps: float, target: TargetProfile) -> PrimFunc:
-    """x float32 [n, features], gamma float32 [features] -> y [n, features] = x * (1 / sqrt(mean(x^2) + eps)) * gamma."""
+    """x float32 [n, features], gamma float32 [features] -> x * (1 / sqrt(mean(x^2) + eps)) * gamma, [n, features]."""
     scale = inverse_rms(features, eps)
     whole = features // LANES * LANES
 
@@ -69,7 +69,7 @@ def rms_norm(*, features: int, eps: float, target: TargetProfile) -> PrimFunc:
         gamma = T.match_buffer(gamma_, (T.int64(features),), "float32", align=64)
         y = T.match_buffer(y_, (n, T.int64(features)), "float32", align=64)
         for row in T.parallel(n):
-            inverse = T.alloc_buffer((1,), "float32", scope="global", annotations=IN_REGISTERS)
+            inverse = T.alloc_buffer((1,), "float32", scope="global")
             scale(x, row, inverse, 0)
             for c in T.serial(T.int64(features // LANES)):
                 y[row, lanes(c * LANES)] = x[row, lanes(c * LANES)] * splat(inverse[0]) * gamma[lanes(c * LANES)]

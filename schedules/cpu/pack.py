@@ -10,7 +10,6 @@ from ..compat import PrimFunc, T, finish
 from ..layouts import rows as packed
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import IN_REGISTERS
 from . import norm
 
 
@@ -18,9 +17,7 @@ def _reference(x: np.ndarray, *gamma: np.ndarray, norm_eps: float | None, **_: A
     return (packed.pack_rows(x if norm_eps is None else norm.reference(x, gamma[0], norm_eps)),)
 
 
-def _inputs(
-    rng: np.random.Generator, *, features: int, norm_eps: float | None, n: int, **_: Any
-) -> list[np.ndarray]:
+def _inputs(rng: np.random.Generator, *, features: int, norm_eps: float | None, n: int, **_: Any) -> list[np.ndarray]:
     arrays = [rng.standard_normal((n, features), dtype=np.float32)]
     return arrays if norm_eps is None else [*arrays, rng.standard_normal(features, dtype=np.float32)]
 
@@ -39,8 +36,8 @@ def _inputs(
 def pack_rows(*, features: int, norm_eps: float | None, target: TargetProfile) -> PrimFunc:
     """x float32 [n, features] (and gamma float32 [features] with a norm) -> float32 [ceil(n / MR), features, MR].
 
-    MR is `row_tile(target)`; rows past the last repeat it. With `norm_eps` the rows are normalised first, with the bits of
-    `rms_norm`.
+    MR is `row_tile(target)`; rows past the last repeat it. With `norm_eps` the rows are normalised first, with the
+    bits of `rms_norm`.
     """
     MR = packed.row_tile(target)
     with_norm = norm_eps is not None
@@ -55,7 +52,7 @@ def pack_rows(*, features: int, norm_eps: float | None, target: TargetProfile) -
         y = T.match_buffer(y_, (tiles, T.int64(features), T.int64(MR)), "float32", align=64)
         for tile in T.parallel(tiles):
             if with_norm:
-                inverse = T.alloc_buffer((MR,), "float32", scope="global", annotations=IN_REGISTERS)
+                inverse = T.alloc_buffer((MR,), "float32", scope="global")
                 for m in T.serial(T.int64(MR)):
                     scale(x, T.min(tile * MR + m, n - 1), inverse, m)
                 for k in T.serial(T.int64(features)):

@@ -90,9 +90,13 @@ def rope_reference(
 ) -> tuple[np.ndarray]:
     half = rotary_dim // 2
     y = x.reshape(len(x), heads, head_dim).copy()
-    first, second = (slice(0, rotary_dim, 2), slice(1, rotary_dim, 2)) if interleaved else (
-        slice(0, half),
-        slice(half, rotary_dim),
+    first, second = (
+        (slice(0, rotary_dim, 2), slice(1, rotary_dim, 2))
+        if interleaved
+        else (
+            slice(0, half),
+            slice(half, rotary_dim),
+        )
     )
     a, b = y[..., first].copy(), y[..., second].copy()
     cos, sin = table[:, None, :half], table[:, None, half:]

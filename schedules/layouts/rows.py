@@ -1,8 +1,8 @@
 """Packed rows: activations [n, K] as [ceil(n / 12), K, 12], so that a register tile reads 12 rows of one k together.
 
-The last tile repeats row n - 1, which makes its surplus sums harmless: no masks and no padding anywhere. The tile is the
-same on every target (12 rows x 2 vectors fill the 32 registers of AVX-512; targets with 16 registers take it in two halves
-of 6 rows), so packed rows look the same everywhere.
+The last tile repeats row n - 1, which makes its surplus sums harmless: no masks and no padding anywhere. The tile is
+the same on every target (12 rows x 2 vectors fill the 32 registers of AVX-512; targets with 16 registers take it in
+two halves of 6 rows), so packed rows look the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tile32 layout: a weight matrix [N, K] as tiles of 32 output channels, [ceil(N / 32), K, 32].
 
-A kernel's vector lanes are output channels, so one step over k reads 32 adjacent elements (a cache line of float16) and no
-sum ever runs across lanes. Every row class reads the same tiles. Each part of a merged matrix (gate | up) is padded to whole
-tiles with zero rows of its own, so that a part always starts at a tile.
+A kernel's vector lanes are output channels, so one step over k reads 32 adjacent elements (a cache line of float16)
+and no sum ever runs across lanes. Every row class reads the same tiles. Each part of a merged matrix (gate | up) is
+padded to whole tiles with zero rows of its own, so that a part always starts at a tile.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def packed_shape(part_rows: Sequence[int], columns: int) -> tuple[int, int, int]
 def pack(w: np.ndarray, parts: int = 1) -> np.ndarray:
     """Pack w [N, K] of any element type (bfloat16 as such or as its bits) to [parts * ceil(N / parts / 32), K, 32].
 
-    The matrix is `parts` equal parts of N / parts rows. Only one tile is held beside the result, so a mapped file can be
-    larger than memory. Raises ValueError where w is not a matrix or N is not a multiple of `parts`.
+    The matrix is `parts` equal parts of N / parts rows. Only one tile is held beside the result, so a mapped file can
+    be larger than memory. Raises ValueError where w is not a matrix or N is not a multiple of `parts`.
     """
     if w.ndim != 2 or parts < 1 or w.shape[0] % parts:
-        raise ValueError(f"cannot pack {w.shape} as {parts} equal parts: tile32 wants [N, K] with N a multiple of `parts`")
+        raise ValueError(f"cannot pack {w.shape}: tile32 wants [N, K] with N a multiple of {parts} equal parts")
     rows, columns = w.shape[0] // parts, w.shape[1]
     out = np.zeros(packed_shape([rows] * parts, columns), w.dtype)
     for part in range(parts):
@@ -58,7 +58,7 @@ def pad_vector(v: np.ndarray, parts: int = 1) -> np.ndarray:
     Raises ValueError where v is not a vector or its length is not a multiple of `parts`.
     """
     if v.ndim != 1 or v.shape[0] % parts:
-        raise ValueError(f"cannot pad {v.shape} as {parts} equal parts: tile32 wants a vector with N a multiple of `parts`")
+        raise ValueError(f"cannot pad {v.shape}: tile32 wants a vector [N] with N a multiple of {parts} equal parts")
     rows = v.shape[0] // parts
     out = np.zeros((parts, tiles(rows) * TILE), v.dtype)
     out[:, :rows] = v.reshape(parts, rows)

@@ -9,7 +9,12 @@ from heddle.ir_passes.fuse_epilogue import FuseEpilogue
 from heddle.schedules.compat import relax
 from tests.ir_tools import apply, assert_equal, function, normal, run
 
-PARAMS = [("x", ["n", 40], "float32"), ("h", ["n", 24], "float32"), ("w", [40, 24], "float32"), ("gu", [96, 24], "float32")]
+PARAMS = [
+    ("x", ["n", 40], "float32"),
+    ("h", ["n", 24], "float32"),
+    ("w", [40, 24], "float32"),
+    ("gu", [96, 24], "float32"),
+]
 ATTRS = {"site": "s", "axes": ["hidden", "ffn"], "rows": "n"}
 
 

@@ -61,7 +61,12 @@ def test_numeric():
     rng = np.random.default_rng(0)
     plan = np.zeros(LAYOUT.size(3), np.int32)
     build_plan(LAYOUT, plan, [PlanSequence(np.array([4, 1], np.int32), 12, 9)], rows_only=True)
-    arrays = [normal(rng, 9, WIDTH), normal(rng, 9, DIM), plan, normal(rng, 5, LAYERS, KV_HEADS, 2 * PAGE * DIM, dtype="float16")]
+    arrays = [
+        normal(rng, 9, WIDTH),
+        normal(rng, 9, DIM),
+        plan,
+        normal(rng, 5, LAYERS, KV_HEADS, 2 * PAGE * DIM, dtype="float16"),
+    ]
     after, _ = apply(FuseRopeAppend(), before())
     for old, new in zip(run(before(), arrays), run(after, arrays), strict=True):
         np.testing.assert_array_equal(old, new)

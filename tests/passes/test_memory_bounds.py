@@ -13,7 +13,9 @@ from tests.ir_tools import apply, assert_equal, function, normal, run
 
 def chain(name):
     """Two sums in a row: the first result is workspace of 40 floats a row."""
-    return function([("x", ["n", 40], "float32")], lambda emit, x: add_op(emit(add_op(x, x)), x), num_input=1, name=name)
+    return function(
+        [("x", ["n", 40], "float32")], lambda emit, x: add_op(emit(add_op(x, x)), x), num_input=1, name=name
+    )
 
 
 def test_expected():

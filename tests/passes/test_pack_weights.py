@@ -23,7 +23,9 @@ def linear(rows):
 
 
 def embed():
-    return function(TABLE, lambda emit, ids, w: embedding_op(ids, w, layout="logical", **EMBED), num_input=1, name="embed")
+    return function(
+        TABLE, lambda emit, ids, w: embedding_op(ids, w, layout="logical", **EMBED), num_input=1, name="embed"
+    )
 
 
 @pytest.mark.parametrize("rows", ["1", "8", "n"])

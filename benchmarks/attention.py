@@ -1,0 +1,178 @@
+"""Attention over the paged cache against this machine's limits, which are measured between the kernel's own rounds.
+
+    python benchmarks/attention.py --threads 2 --model qwen2.5-0.5b --dtypes float16 float32
+
+Decode calls walk over the layers of one cache that is larger than the L3 cache where the context allows; pages lie scattered
+on huge pages. A kernel's bound is the longer of its bytes at the memory's rate and its operations at the fma rate;
+`of limit` is bound / median time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+import numpy as np
+from kernels import describe
+from limits import allocate, compiled, multiplier, readers, seconds, tensor, use_cores
+
+from heddle.runtime.features import physical_cores
+from heddle.runtime.plans import PlanLayout
+from heddle.schedules.catalog import attention
+from heddle.schedules.cpu.kv_cache import BYTES, example_plan, record
+from heddle.schedules.registry import KERNELS
+from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.vector import storage
+
+CACHE_BYTES = 256 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """The attention heads of a model."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+MODELS = {
+    "qwen2.5-0.5b": Heads(14, 2, 64),
+    "llama-3.2-1b": Heads(32, 8, 64),
+    "llama-3.1-8b": Heads(32, 8, 128),
+    "mha-64": Heads(16, 16, 64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """`seqs` sequences of `new` rows each after `start` tokens."""
+
+    name: str
+    seqs: int
+    start: int
+    new: int
+
+
+STEPS = [
+    Step("decode", 1, 511, 1),
+    Step("decode", 1, 4095, 1),
+    Step("decode", 8, 1023, 1),
+    Step("decode", 1, 32767, 1),
+    Step("prefill", 1, 0, 512),
+    Step("prefill", 1, 0, 2048),
+    Step("chunk", 1, 7680, 512),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Medians of one kernel; rates are those of its own rounds."""
+
+    model: str
+    step: str
+    seqs: int
+    start: int
+    new: int
+    dtype: str
+    microseconds: float
+    gigabytes: float
+    gigaflops: float
+    read_limit: float
+    fma_limit: float
+    of_limit: float
+
+
+def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: int, rounds: int) -> Result:
+    """Medians over `rounds`, each of which times the memory limit, the fma limit and the kernel."""
+    model, rng = MODELS[name], np.random.default_rng(0)
+    layout = PlanLayout(max(step.new * step.seqs, 32), 16)
+    rows = "row" if step.name == "decode" else "any"
+    plan, positions, pages = example_plan(
+        rng, layout, seqs=step.seqs, start=step.start, new=step.new, rows_only=rows == "row"
+    )
+    one_layer = pages * model.kv_heads * record(model.head_dim) * BYTES[dtype]
+    layers = max(1, min(32, CACHE_BYTES // one_layer)) if rows == "row" else 1
+    params = dataclasses.asdict(model) | {"layers": layers, "kv_dtype": dtype, "scale": model.head_dim**-0.5}
+    params |= {"window": 0, "rows": rows, "max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    cost = KERNELS["attention"].cost(**params, seqs=step.seqs, start=step.start, new=step.new)
+    kernel = compiled(attention(target=target, **params), target)
+
+    pool = allocate(one_layer * layers)
+    pool.view(np.uint16)[...] = rng.integers(0x2A00, 0x3A00, 4096, np.uint16).repeat(1 + pool.size // 8192)[: pool.size // 2]
+    cache = pool.view(storage(dtype)).reshape(pages, layers, model.kv_heads, record(model.head_dim))
+    q = allocate(4 * len(positions) * model.heads * model.head_dim).view(np.float32).reshape(len(positions), -1)
+    q[...] = rng.standard_normal(q.shape, np.float32)
+    out = np.ascontiguousarray(allocate(q.nbytes).view(np.float32).reshape(q.shape))
+    table = allocate(plan.nbytes + 64).view(np.int32)[: len(plan)]
+    table[...] = plan
+    where = allocate(positions.nbytes + 64).view(np.int32)[: len(positions)]
+    where[...] = positions
+    arguments = [tensor(a) for a in (q, where, table, cache)]
+    result = tensor(out)
+    layer = itertools.cycle(range(layers))
+    multiply, flops = multiplier(target, threads)
+    memory = allocate(CACHE_BYTES)
+
+    def call() -> None:
+        kernel(*arguments, next(layer), result)
+
+    repeat = max(1, min(256, int(4e-2 / max(cost.bytes / 3e10, cost.flops / 2e11))))
+    seconds(call, 3)
+    times, reads, fmas = [], [], []
+    for _ in range(rounds):
+        reads.append([memory.size / seconds(read, 1) * 1e-9 for read in readers(memory, target)])
+        times.append(seconds(call, repeat))
+        fmas.append(flops / seconds(multiply, 1) * 1e-9)
+    time, fma = statistics.median(times), statistics.median(fmas)
+    read = max(statistics.median(r) for r in zip(*reads, strict=True))
+    bounds = [max(cost.bytes / max(r), cost.flops / f) * 1e-9 / t for t, r, f in zip(times, reads, fmas, strict=True)]
+    rates = cost.bytes / time * 1e-9, cost.flops / time * 1e-9
+    fields = name, step.name, step.seqs, step.start, step.new, dtype
+    return Result(*fields, time * 1e6, *rates, read, fma, statistics.median(bounds))
+
+
+def main() -> None:
+    """Print the table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen2.5-0.5b", "llama-3.1-8b"])
+    parser.add_argument("--steps", nargs="+", choices=["decode", "prefill", "chunk"], default=["decode", "prefill", "chunk"])
+    parser.add_argument("--dtypes", nargs="+", default=["float16"])
+    parser.add_argument("--target", default="native")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    use_cores(options.threads)
+    target = resolve_target(options.target)
+    about = describe() | {"target": target.name, "threads": str(options.threads)}
+    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    print(
+        f"{'model':14} {'step':8} {'seqs':>4} {'start':>6} {'new':>5} {'dtype':>9} {'us':>9} {'GB/s':>6} {'GFLOP/s':>8}"
+        f" {'read':>6} {'fma':>5}  of limit"
+    )
+    results = []
+    for name, dtype, step in itertools.product(options.models, options.dtypes, STEPS):
+        if step.name not in options.steps:
+            continue
+        r = measure(name, step, dtype, target, options.threads, options.rounds)
+        results.append(dataclasses.asdict(r))
+        print(
+            f"{r.model:14} {r.step:8} {r.seqs:4} {r.start:6} {r.new:5} {r.dtype:>9} {r.microseconds:9.1f}"
+            f" {r.gigabytes:6.1f} {r.gigaflops:8.0f} {r.read_limit:6.1f} {r.fma_limit:5.0f}  {r.of_limit:6.0%}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

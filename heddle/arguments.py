@@ -1,0 +1,76 @@
+"""Reading the arguments of the Python interface: prompts, parameters and sizes in the forms that people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .runtime.errors import RequestError
+from .runtime.sampling import SamplingParams
+
+Prompt = str | Sequence[int] | np.ndarray
+
+
+def byte_count(size: int | str) -> int:
+    """A size in bytes from a number or a text such as "512MiB", "2GB", "1.5 GiB". RequestError where it is neither."""
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    powers = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    if found is None or found[2].upper() not in powers or float(found[1]) == 0:
+        raise RequestError(f"kv_memory is {size!r}; allowed are bytes over 0, or a text such as '512MiB' or '2GB'")
+    return int(float(found[1]) * powers[found[2].upper()])
+
+
+def prompt_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several as a list. One prompt is a text or a flat list of integers."""
+    if isinstance(prompts, str) or (isinstance(prompts, np.ndarray) and prompts.ndim == 1):
+        return [prompts]
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Mapping)):
+        kind = type(prompts).__name__
+        raise RequestError(f"prompts is a {kind}; it must be a text, token ids, or a list of these")
+    given: list[Any] = list(prompts)
+    if given and all(isinstance(item, (int, np.integer)) for item in given):
+        return [given]
+    return given
+
+
+def params_list(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    """One SamplingParams per prompt."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    listed = list(params) if isinstance(params, Iterable) else [params]
+    if any(not isinstance(item, SamplingParams) for item in listed):
+        raise RequestError("sampling_params must be a SamplingParams, a list of them, or None")
+    if len(listed) != count:
+        raise RequestError(
+            f"{len(listed)} sampling_params for {count} prompts", fix="give one for all, or one per prompt"
+        )
+    return listed
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Name the prompt in an error about it."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{where}: {error.what}", error.why, error.fix) from error
+
+
+@contextmanager
+def progress_bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error; the result moves it on by one."""
+    if not show:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("generating", total=total)
+        yield lambda: bar.advance(task)
