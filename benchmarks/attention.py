@@ -27,7 +27,8 @@ from limits import allocate, compiled, multiplier, readers, seconds, tensor, use
 from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import PlanLayout
 from heddle.schedules.catalog import attention
-from heddle.schedules.cpu.kv_cache import BYTES, example_plan, record
+from heddle.schedules.cpu.kv_cache import example_plan, record
+from heddle.schedules.cpu.reference import itemsize
 from heddle.schedules.registry import KERNELS
 from heddle.schedules.target import TargetProfile, resolve_target
 from heddle.schedules.vector import storage
@@ -99,7 +100,7 @@ def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: i
     plan, positions, pages = example_plan(
         rng, layout, seqs=step.seqs, start=step.start, new=step.new, rows_only=rows == "row"
     )
-    one_layer = pages * model.kv_heads * record(model.head_dim) * BYTES[dtype]
+    one_layer = pages * model.kv_heads * record(model.head_dim) * itemsize(dtype)
     layers = max(1, min(32, CACHE_BYTES // one_layer)) if rows == "row" else 1
     params = dataclasses.asdict(model) | {"layers": layers, "kv_dtype": dtype, "scale": model.head_dim**-0.5}
     params |= {"window": 0, "rows": rows, "max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}

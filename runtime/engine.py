@@ -168,7 +168,7 @@ class Engine:
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its pages; False where there is no such unfinished request."""
-        for request in itertools.chain(self._running, self._waiting):
+        for request in itertools.chain(self._running, self._waiting) if request_id in self._ids else ():
             if request.request_id == request_id:
                 self._remove(request)
                 return True

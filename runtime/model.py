@@ -91,7 +91,7 @@ class ModelRunner:
         shape = (pages, *group.record_shape)
         self._cache = tensor(self.pool.view(storage_dtype(group.dtype)).reshape(shape))
         self.library = Library(artifact.file("lib.so"))
-        self.load_report, weights = load_weights(artifact)
+        self.load_report, self.weights, weights = load_weights(artifact)
         self._embed, self._body, self._head = (
             Function(artifact, self.library, name, weights) for name in ("embed", "body", "head")
         )
@@ -158,8 +158,8 @@ def pool_pages(artifact: Artifact, kv_bytes: int | None) -> int:
     return int(pages)
 
 
-def load_weights(artifact: Artifact) -> tuple[LoadReport, dict[str, Any]]:
-    """The stored weights as tensors by name, without a copy where the mapping is good enough."""
+def load_weights(artifact: Artifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:
+    """The bytes of the weight file in memory, and tensors by name over them."""
     path = artifact.file(artifact.manifest.weights.file)
     data, report = load_file(path)
-    return report, {name: tensor(entry.view(data)) for name, entry in read_header(path).items()}
+    return report, data, {name: tensor(entry.view(data)) for name, entry in read_header(path).items()}

@@ -15,7 +15,8 @@ from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
 from heddle.schedules.catalog import attention, kv_append, rope, rope_append, rope_table
 from heddle.schedules.compat import PrimFunc, tvm
-from heddle.schedules.cpu.kv_cache import record, stored
+from heddle.schedules.cpu.kv_cache import record
+from heddle.schedules.cpu.reference import narrow as stored
 from heddle.schedules.target import PROFILES, TargetProfile
 
 TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]

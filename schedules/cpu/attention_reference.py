@@ -8,7 +8,9 @@ import numpy as np
 
 from ...runtime.plans import PAGE, PlanLayout
 from ..registry import Cost
-from .kv_cache import BYTES, example_plan, loaded, record, stored
+from .kv_cache import example_plan, record
+from .reference import itemsize, widen
+from .reference import narrow as stored
 
 
 def attention_reference(
@@ -37,7 +39,7 @@ def attention_reference(
         first = indptr[plan[layout.row_seq + row]]
         pages = table[first + lo // PAGE : first + position // PAGE + 1]
         seen = slice(lo - lo // PAGE * PAGE, position + 1 - lo // PAGE * PAGE)
-        records = loaded(cache[pages, layer], kv_dtype).reshape(len(pages), kv_heads, 2, PAGE * head_dim)
+        records = widen(cache[pages, layer], kv_dtype).reshape(len(pages), kv_heads, 2, PAGE * head_dim)
         k = records[:, :, 0].reshape(-1, kv_heads, head_dim, PAGE).transpose(1, 0, 3, 2).reshape(kv_heads, -1, head_dim)
         v = records[:, :, 1].reshape(-1, kv_heads, PAGE, head_dim).transpose(1, 0, 2, 3).reshape(kv_heads, -1, head_dim)
         queries = (q[row].astype(np.float64) * scale).reshape(kv_heads, heads // kv_heads, head_dim)
@@ -90,5 +92,5 @@ def attention_cost(
     seen = [np.minimum(np.arange(s + 1, s + new + 1), reach) for s in (start + 13 * i for i in range(seqs))]
     tokens = int(np.sum(seen))
     read = tokens if rows == "row" else sum(min(start + 13 * i + new, reach + new - 1) for i in range(seqs))
-    kv = 2 * kv_heads * head_dim * BYTES[kv_dtype]
+    kv = 2 * kv_heads * head_dim * itemsize(kv_dtype)
     return Cost(bytes=read * kv + 8 * seqs * new * heads * head_dim, flops=4 * tokens * heads * head_dim)

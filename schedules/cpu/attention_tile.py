@@ -17,6 +17,7 @@ from ...runtime.plans import KV_TILE, PAGE, TILE_ROWS
 from ..compat import T
 from ..target import TargetProfile
 from ..vector import IN_REGISTERS, LANES, Vec, const, exp, fma, lanes, splat, widen
+from .reference import itemsize
 from .spans import fma_span, full, span
 
 TILE_PAGES = KV_TILE // PAGE
@@ -28,7 +29,7 @@ class Group:
     """The queries of one task and their register tiles.
 
     The i-th of at most `size` queries stands `row_step` rows and `head_step` heads after the first. `rows` queries are in
-    registers at a time, with `pages` pages of scores or `vectors` vectors of values.
+    registers at a time, with `pages` pages of scores or `vectors` vectors of values. `prefetch` where memory bounds the task.
     """
 
     size: int
@@ -37,6 +38,7 @@ class Group:
     rows: int
     pages: int
     vectors: int
+    prefetch: bool
 
     @property
     def padded(self) -> int:
@@ -49,7 +51,7 @@ def _group(size: int, row_step: int, head_step: int, target: TargetProfile) -> G
     most_rows = 8 if registers >= 32 else 4
     rows = -(-size // -(-size // most_rows))
     accumulators = max(n for n in (1, 2, 4, 8) if n == 1 or n * rows <= registers * 5 // 8)
-    return Group(size, row_step, head_step, rows, accumulators, accumulators)
+    return Group(size, row_step, head_step, rows, accumulators, accumulators, prefetch=row_step == 0)
 
 
 def row_group(heads: int, kv_heads: int, target: TargetProfile) -> Group:
@@ -75,10 +77,17 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
     """The macros `score`, `update` and `accumulate` of one tile.
 
     They share scratch: `s` [padded, 128] scores, then weights; `peak` [padded, 16] the maximum and `total` [padded, 16] the
-    partial sums; `acc` [padded, head_dim rounded up to 16]; `page` [8] the physical pages of the tile.
+    partial sums; `acc` [padded, head_dim rounded up to 16]; `page` [16] the physical pages of the tile and of the next one.
+
+    Scoring prefetches the tile's values and accumulating the next tile's keys, which are as large and walked the same way.
     """
     rows, pages, vectors = group.rows, group.pages, group.vectors
     whole, tail = head_dim // LANES, head_dim % LANES
+    line = 64 // itemsize(kv_dtype) // LANES  # vectors in a cache line
+
+    def fetch(cache: Any, page: Any, layer: Any, head: Any, at: Any) -> Any:
+        address = T.address_of(cache[page, layer, head, at])
+        return T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, 2, 1))
 
     def visible(tile: Any, page: Any, position: Any) -> Any:
         token = lanes(T.cast(tile * KV_TILE + page * PAGE, "int32"))
@@ -97,14 +106,18 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
                 for r in T.unroll(rows):
                     for p in T.unroll(pages):
                         x[r, p, lanes(0)] = const(0.0)
-                for d in T.serial(head_dim):
-                    for p in T.unroll(pages):
-                        for r in T.unroll(rows):
-                            x[r, p, lanes(0)] = fma(
-                                widen(cache[page[p0 * pages + p], layer, head, lanes(d * PAGE)], kv_dtype),
-                                splat(q[block * rows + r, d]),
-                                x[r, p, lanes(0)],
-                            )
+                for d0 in T.serial(head_dim // line):
+                    if group.prefetch:
+                        for p in T.unroll(pages):
+                            fetch(cache, page[p0 * pages + p], layer, head, PAGE * head_dim + d0 * (line * PAGE))
+                    for i in T.unroll(line):
+                        for p in T.unroll(pages):
+                            for r in T.unroll(rows):
+                                x[r, p, lanes(0)] = fma(
+                                    widen(cache[page[p0 * pages + p], layer, head, lanes((d0 * line + i) * PAGE)], kv_dtype),
+                                    splat(q[block * rows + r, d0 * line + i]),
+                                    x[r, p, lanes(0)],
+                                )
                 for r in T.unroll(rows):
                     position: T.let = first + T.min(block * rows + r, last) * group.row_step
                     for p in T.unroll(pages):
@@ -149,6 +162,9 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
                 begin: T.let = T.max(lo - p * PAGE, T.int64(0))
                 for step in T.serial(T.min(hi - p * PAGE, T.int64(PAGE)) - begin):
                     t: T.let = begin + step
+                    if group.prefetch:
+                        for d in T.unroll(-(-n // line)):
+                            fetch(cache, page[TILE_PAGES + p], layer, head, t * head_dim + column + d * (line * LANES))
                     for d in T.unroll(n):
                         for r in T.unroll(rows):
                             x[r, d, span(0, width)] = fma_span(

@@ -31,6 +31,9 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
     def first_seen(position: Any) -> Any:
         return T.max(position - (window - 1), T.int64(0)) if window else T.int64(0)
 
+    def physical(plan: Any, table: Any, page: Any) -> Any:
+        return T.cast(plan[table + page], "int64")
+
     @T.inline
     def load(q, scaled, row, head, last, queries):
         for r in T.serial(queries):
@@ -102,7 +105,7 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
         acc_all = T.alloc_buffer(
             (padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS
         )
-        page = T.alloc_buffer((TILE_PAGES,), "int64", scope="global", annotations=IN_REGISTERS)
+        page = T.alloc_buffer((2 * TILE_PAGES,), "int64", scope="global", annotations=IN_REGISTERS)
         last: T.let[T.int64] = T.cast(count, "int64") - 1
         blocks: T.let[T.int64] = last // group.rows + 1
         queries: T.let[T.int64] = blocks * group.rows
@@ -127,9 +130,8 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
                 page_lo: T.let[T.int64] = token_lo // PAGE
                 page_hi: T.let[T.int64] = (token_hi + (PAGE - 1)) // PAGE
                 for p in T.unroll(TILE_PAGES):
-                    page[p] = T.cast(
-                        plan[table + tile * TILE_PAGES + T.min(T.max(T.int64(p), page_lo), page_hi - 1)], "int64"
-                    )
+                    page[p] = physical(plan, table, T.min(T.max(tile * TILE_PAGES + p, lo // PAGE), (hi - 1) // PAGE))
+                    page[TILE_PAGES + p] = physical(plan, table, T.min((tile + 1) * TILE_PAGES + p, (hi - 1) // PAGE))
                 score(scaled, s, cache, page, layer, kv_head, tile, first, last, blocks, page_lo, page_hi)
                 update(s, peak, total, acc, queries, page_lo, page_hi)
                 accumulate(s, acc, cache, page, layer, kv_head, blocks, token_lo, token_hi)

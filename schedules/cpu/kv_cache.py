@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ...runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
@@ -17,27 +16,16 @@ from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import LANES, storage
+from .reference import itemsize
+from .reference import narrow as stored
 from .rope import random_table, rope_reference, rotation
 from .spans import narrow, span
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def record(head_dim: int) -> int:
     """Elements of one page of one layer and kv head."""
     return 2 * PAGE * head_dim
-
-
-def stored(values: np.ndarray, kv_dtype: str) -> np.ndarray:
-    """float32 values as the cache stores them."""
-    if kv_dtype == "bfloat16":
-        return values.astype(ml_dtypes.bfloat16).view(np.uint16)
-    return values.astype(kv_dtype)
-
-
-def loaded(values: np.ndarray, kv_dtype: str) -> np.ndarray:
-    """What the cache stores, as float32."""
-    return (values.view(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else values).astype(np.float32)
 
 
 def example_plan(
@@ -132,7 +120,7 @@ _SMALL = {"layers": 2, "kv_heads": 2, "max_tokens": 64, "max_seqs": 4}
     reference=append_reference,
     inputs=_append_inputs,
     cost=lambda *, kv_heads, head_dim, kv_dtype, seqs, new, **_: Cost(
-        bytes=2 * seqs * new * kv_heads * head_dim * (4 + BYTES[kv_dtype]), flops=0
+        bytes=2 * seqs * new * kv_heads * head_dim * (4 + itemsize(kv_dtype)), flops=0
     ),
     tolerance=Tolerance(0.0, "one rounding to nearest even"),
     cases=[
@@ -204,7 +192,7 @@ def _rope_append_inputs(
     reference=_rope_append_reference,
     inputs=_rope_append_inputs,
     cost=lambda *, heads, kv_heads, head_dim, kv_dtype, seqs, new, **_: Cost(
-        bytes=seqs * new * head_dim * (8 * heads + 2 * kv_heads * (4 + BYTES[kv_dtype])),
+        bytes=seqs * new * head_dim * (8 * heads + 2 * kv_heads * (4 + itemsize(kv_dtype))),
         flops=3 * seqs * new * head_dim * (heads + kv_heads),
     ),
     tolerance=Tolerance(1e-6, "the reference rounds its fma twice"),

@@ -1,0 +1,268 @@
+"""The Python interface on a runner that computes nothing: arguments in all their forms, order, streams, and errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import heddle
+import heddle.llm
+from heddle.arguments import byte_count
+from heddle.llm import LLM
+from heddle.runtime.artifact import Artifact
+from heddle.runtime.errors import ArtifactError, RequestError
+from heddle.runtime.sampling import SamplingParams, UnknownOptionError
+from heddle.runtime.tokenizer import TokenizerError
+
+from .null_runner import NullRunner, history_logits
+from .tokenizers_for_tests import TINYDOC
+
+PARAMS = SamplingParams(seed=4, max_tokens=12)
+PROMPTS = ["The cache", "import numpy", "x"]
+
+
+class Runner(NullRunner):
+    """Takes the arguments of the real one."""
+
+    def __init__(self, artifact: Artifact, *, kv_bytes: int | None, threads: int | None) -> None:
+        super().__init__(vocab_size=4096, max_tokens=48, max_seqs=3)
+        self.kv_bytes, self.threads = kv_bytes, threads
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that passes for an artifact with tinydoc's tokenizer."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(TINYDOC / name)
+    (tmp_path / "manifest.json").touch()
+    manifest: Any = SimpleNamespace(
+        model=SimpleNamespace(weight_dtype="float16", kv_dtype="float32", context_length=256),
+        plan=SimpleNamespace(max_tokens=48, max_seqs=3),
+        generation={"eos_token_ids": [2, 0]},
+        caches=(SimpleNamespace(page_tokens=16, record_bytes=1000),),
+    )
+    monkeypatch.setattr(heddle.llm, "open_artifact", lambda path, verify="quick": Artifact(Path(path), manifest))
+    monkeypatch.setattr(heddle.llm, "ModelRunner", Runner)
+    return tmp_path
+
+
+@pytest.fixture
+def llm(folder: Path) -> Iterator[LLM]:
+    model = LLM(folder)
+    yield model
+    model.engine.check_integrity()
+    assert not model.engine.has_work, "a call left a request behind"
+    assert not model._sinks
+
+
+def tokens(llm: LLM, prompts: Any, params: Any = PARAMS) -> list[tuple[int, ...]]:
+    return [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
+
+
+def test_prompts_in_all_forms(llm: LLM) -> None:
+    assert llm.tokenizer is not None
+    ids = [llm.tokenizer.encode(prompt) for prompt in PROMPTS]
+    one_by_one = [tokens(llm, prompt)[0] for prompt in PROMPTS]
+    assert tokens(llm, PROMPTS) == tokens(llm, tuple(PROMPTS)) == one_by_one
+    assert tokens(llm, ids) == tokens(llm, [np.array(i) for i in ids]) == one_by_one
+    assert tokens(llm, [PROMPTS[0], ids[1]]) == one_by_one[:2]
+    assert tokens(llm, ids[1]) == tokens(llm, np.array(ids[1], np.int64)) == one_by_one[1:2]
+    assert tokens(llm, []) == []
+
+
+def test_outputs_are_in_order_and_complete(llm: LLM) -> None:
+    """More prompts than sequences in a step, the first the longest: the last ones finish first."""
+    prompts = [PROMPTS[0] * (8 - i) for i in range(8)]
+    params = [SamplingParams(temperature=0, max_tokens=20 - 2 * i) for i in range(8)]
+    outputs = llm.generate(prompts, params)
+    assert [output.prompt for output in outputs] == prompts
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [20 - 2 * i for i in range(8)]
+    assert all(output.finished for output in outputs)
+    assert llm.tokenizer is not None
+    assert outputs[0].prompt_token_ids == tuple(llm.tokenizer.encode(prompts[0]))
+    assert llm.stats.decode.decode_tokens > 0
+
+
+def test_defaults_are_those_of_sampling_params(llm: LLM) -> None:
+    assert len(llm.generate("x")[0].outputs[0].token_ids) == SamplingParams().max_tokens
+
+
+def test_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    llm.generate(PROMPTS, PARAMS, progress=True)
+    out, err = capsys.readouterr()
+    assert "3/3" in err
+    assert out == ""
+
+
+def test_streams(llm: LLM) -> None:
+    expected = llm.generate(PROMPTS[0], PARAMS)[0].outputs[0].text
+    assert "".join(llm.stream(PROMPTS[0], PARAMS)) == expected
+    pieces = llm.stream(PROMPTS[0], PARAMS)
+    begin = next(pieces)
+    assert tokens(llm, PROMPTS) == tokens(llm, PROMPTS)  # other calls go on while a stream is open, and feed it
+    assert begin + "".join(pieces) == expected
+
+
+def test_closing_a_stream_aborts_it(llm: LLM) -> None:
+    pieces = llm.stream(PROMPTS[0], dataclasses.replace(PARAMS, max_tokens=200))
+    next(pieces)
+    assert llm.engine.has_work
+    pieces.close()  # type: ignore[attr-defined]
+    assert not llm.engine.has_work
+
+
+def test_a_stream_checks_its_request_at_once(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="prompt is empty"):
+        llm.stream("", PARAMS)
+
+
+def test_forward_gives_all_logits_in_one_ragged_batch(llm: LLM) -> None:
+    sequences = [[1, 2, 3], list(range(70)), [9]]
+    for chunk in (None, 1, 7):
+        llm.runner.calls.clear()
+        logits = llm.forward(sequences, chunk=chunk)
+        for found, ids in zip(logits, sequences, strict=True):
+            assert found.dtype == np.float32
+            assert np.array_equal(found, history_logits(np.array(ids), 4096))
+        assert len(llm.runner.calls[0]) == (3 if chunk else 2)  # as many sequences as the token budget takes
+    assert llm.forward([]) == []
+
+
+def test_chat(llm: LLM) -> None:
+    assert llm.tokenizer is not None
+    talk = [{"role": "user", "content": "Hi"}]
+    prompt = llm.tokenizer.apply_chat_template(talk)
+    alone = llm.chat(talk, PARAMS)
+    assert [output.prompt for output in alone] == [prompt]
+    assert alone[0].outputs[0].token_ids == tokens(llm, prompt)[0]
+    both = llm.chat([talk, [*talk, {"role": "assistant", "content": "Yes?"}]], PARAMS)
+    assert both[0].outputs == alone[0].outputs
+    assert len(both) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        (["ok", ""], None, r"prompts\[1\]: the prompt is empty"),
+        ([[1], [4096]], None, r"prompts\[1\]: token id 4096 at position 0 is out of range; the model knows 0 to 4095"),
+        ([[1] * 300], None, r"prompts\[0\]: the prompt has 300 tokens; the context holds 256"),
+        ([[]], None, r"prompts\[0\]: the prompt is empty"),
+        ([1.5], None, r"prompts\[0\]: token ids must be one flat list"),
+        (3, None, "prompts is a int"),
+        (b"x", None, "prompts is a bytes"),
+        (["a", "b"], [PARAMS], "1 sampling_params for 2 prompts"),
+        ("a", {"temperature": 0}, "must be a SamplingParams"),
+        ("a", 3, "must be a SamplingParams"),
+    ],
+)
+def test_bad_prompts(llm: LLM, prompts: Any, params: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        llm.generate(prompts, params)
+
+
+@pytest.mark.parametrize("ids", ["text", ["text"], [1, 2], [[1], []], [[1, 5000]], [[[1]]]])
+def test_bad_sequences(llm: LLM, ids: Any) -> None:
+    with pytest.raises(RequestError, match=r"forward takes a list of lists|token_ids\[\d\]: "):
+        llm.forward(ids)
+
+
+def test_an_error_while_running_is_raised_and_leaves_nothing(llm: LLM) -> None:
+    llm.runner.fail_next = RuntimeError("the device is on fire")
+    with pytest.raises(RuntimeError, match="on fire"):
+        llm.generate(PROMPTS * 3, PARAMS)
+    assert not llm.engine.has_work
+    llm.runner.fail_next = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(PROMPTS, PARAMS)
+    assert not llm.engine.has_work
+    llm.runner.fail_next = RuntimeError("still burning")
+    with pytest.raises(RuntimeError, match="burning"):
+        list(llm.stream("x"))
+
+
+def test_without_a_tokenizer_there_are_only_tokens(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    llm = LLM(folder)
+    assert llm.generate([[5]], PARAMS)[0].outputs[0].text == ""
+    for call in (lambda: llm.generate("x"), lambda: llm.stream("x"), lambda: llm.chat([{"role": "user"}])):
+        with pytest.raises(TokenizerError, match=r"has no tokenizer\.json"):
+            call()
+
+
+# Options of LLM
+
+
+def test_options_reach_the_runner_and_the_engine(folder: Path) -> None:
+    llm = LLM(str(folder), None, 2, kv_memory="2KiB", chunk=5, context_length=20)
+    assert (llm.runner.threads, llm.runner.kv_bytes) == (2, 2048)
+    assert LLM(folder, context_length=40).runner.kv_bytes == 6000  # two contexts of three pages each
+    assert LLM(folder).runner.kv_bytes is None
+    llm.generate([[1] * 12], SamplingParams(max_tokens=50))
+    assert llm.runner.calls[0] == [(0, 5)]
+    assert sum(rows for call in llm.runner.calls for _, rows in call) == 19
+
+
+def test_quantization_is_not_there_yet(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"(?s)quant='w4a8'.*not available in this version.*none"):
+        LLM(folder, quant="w4a8")
+
+
+def test_an_unknown_option_lists_the_nearest(folder: Path) -> None:
+    with pytest.raises(UnknownOptionError, match="'kv_type': did you mean kv_dtype"):
+        LLM(folder, kv_type="float16")
+    with pytest.raises(TypeError, match="LLM has no option 'tensor_parallel_size'"):
+        LLM(folder, tensor_parallel_size=2)
+
+
+def test_options_that_an_artifact_has_fixed(folder: Path) -> None:
+    LLM(folder, dtype="float16", kv_dtype="float32", max_tokens=48, max_seqs=3)
+    wrong: list[dict[str, Any]] = [
+        {"dtype": "float32"},
+        {"kv_dtype": "float16"},
+        {"max_seqs": 4},
+        {"random_weights": 1},
+    ]
+    for options in wrong:
+        with pytest.raises(RequestError, match=f"was compiled with {next(iter(options))}="):
+            LLM(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [(5, 5), ("7", 7), ("2KB", 2000), ("1.5 MiB", 3 << 19), ("1gb", 10**9), ("3 B", 3)]
+)
+def test_sizes(text: int | str, count: int) -> None:
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", 0, -3, "0MB", "1 TiBs", True, 1.5, None])
+def test_bad_sizes(text: Any) -> None:
+    with pytest.raises(RequestError, match="kv_memory is"):
+        byte_count(text)
+
+
+# The package
+
+
+def test_load_never_compiles(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        heddle.load(tmp_path)
+
+
+def test_importing_heddle_is_cheap() -> None:
+    """Neither TVM nor NumPy is imported before it is needed; names that do not exist are told."""
+    code = (
+        "import heddle, sys; print(heddle.__version__); print(sorted({'tvm', 'tvm_ffi', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == [heddle.__version__, "[]"]
+    assert set(heddle.__all__) <= set(dir(heddle))
+    with pytest.raises(AttributeError, match="'heddle' has no attribute 'LMM'; it has LLM"):
+        heddle.LMM  # noqa: B018
