@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from heddle.runtime import sampler
 from heddle.runtime.errors import RequestError
 from heddle.runtime.sampler import NO_TOKEN, Draw, sample, uniform
 from heddle.runtime.sampling import SamplingParams, UnknownOptionError
@@ -127,6 +128,14 @@ def test_a_large_vocabulary_is_quick() -> None:
         sample(row, draw)
         seconds.append(time.perf_counter() - begin)
     assert min(seconds) < 0.02
+
+
+def test_impossible_tokens_are_not_chosen_at_the_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least and the largest random number, with tokens of probability 0 at both ends of the vocabulary."""
+    row = np.array([[-np.inf, 1.0, -np.inf, 0.3, -np.inf]], np.float32)
+    for number, token in ((0.0, 1), (1 - 2.0**-53, 3)):
+        monkeypatch.setattr(sampler, "uniform", lambda seed, position, number=number: number)
+        assert sample(row, draws(SamplingParams(), 1)).tolist() == [token]
 
 
 def test_draws_must_match_rows() -> None:

@@ -63,9 +63,9 @@ def test_last_arrival_gives_its_pages_up() -> None:
     a, b, c = started("a", 15), started("b", 31), started("c", 40)
     for r in (a, b):
         r.computed, r.num_tokens = r.num_pages * PAGE, r.num_pages * PAGE + 1  # at the end of the last page
-    plan = schedule([a, b, c], [request("d", 1)], 1, Limits(64, 8))
+    plan = schedule([a, b, c], [request("d", 1)], 0, Limits(64, 8))
     assert names(plan) == {"a": 1, "b": 1}
-    assert plan.preempted == [c]
+    assert plan.preempted == [c]  # its pages serve both
     assert not plan.admitted  # nobody is let in while others are turned out
 
 

@@ -87,7 +87,7 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
 
     def fetch(cache: Any, page: Any, layer: Any, head: Any, at: Any) -> Any:
         address = T.address_of(cache[page, layer, head, at])
-        return T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, 2, 1))
+        return T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, 3, 1))
 
     def visible(tile: Any, page: Any, position: Any) -> Any:
         token = lanes(T.cast(tile * KV_TILE + page * PAGE, "int32"))

@@ -80,13 +80,15 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
         for task in T.parallel((row_tiles + RT - 1) // RT * tiles):
             wide = T.alloc_buffer((G, KB, C), VECTOR, scope="global", align=64)
             carry = T.alloc_buffer((RT * MR * width,), VECTOR, scope="global", align=64)
-            tile: T.let[T.int64] = task % tiles
-            row_blocks: T.let[T.int64] = (row_tiles + RT - 1) // RT
-            first: T.let[T.int64] = task // tiles * row_tiles // row_blocks  # equal blocks of row tiles
-            count: T.let[T.int64] = (task // tiles + 1) * row_tiles // row_blocks - first
+            # Truncated divisions of what is never negative: TVM takes most of a second to prove that of floor divisions.
+            tile: T.let[T.int64] = T.truncmod(task, T.int64(tiles))
+            row_blocks: T.let[T.int64] = T.truncdiv(row_tiles + (RT - 1), T.int64(RT))
+            row_block: T.let[T.int64] = T.truncdiv(task, T.int64(tiles))
+            first: T.let[T.int64] = T.truncdiv(row_block * row_tiles, row_blocks)  # equal blocks of row tiles
+            count: T.let[T.int64] = T.truncdiv((row_block + 1) * row_tiles, row_blocks) - first
             for block in T.serial(T.int64(blocks)):
                 steps: T.let[T.int64] = T.min(T.int64(KB), K - block * KB)
-                share: T.let[T.int64] = (steps + count - 1) // count
+                share: T.let[T.int64] = T.truncdiv(steps + count - 1, count)
                 for k in T.serial(steps):
                     for i in T.unroll(width):
                         wide[i // C, k, i % C] = widen(

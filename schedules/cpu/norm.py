@@ -12,7 +12,6 @@ from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import LANES, const, fma, fma1, lanes, splat
 
-
 SERIAL = 8192  # elements that one thread normalises sooner than it wakes the others (1 to 10 microseconds)
 
 
