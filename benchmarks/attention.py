@@ -108,7 +108,9 @@ def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: i
     kernel = compiled(attention(target=target, **params), target)
 
     pool = allocate(one_layer * layers)
-    pool.view(np.uint16)[...] = rng.integers(0x2A00, 0x3A00, 4096, np.uint16).repeat(1 + pool.size // 8192)[: pool.size // 2]
+    pool.view(np.uint16)[...] = rng.integers(0x2A00, 0x3A00, 4096, np.uint16).repeat(1 + pool.size // 8192)[
+        : pool.size // 2
+    ]
     cache = pool.view(storage(dtype)).reshape(pages, layers, model.kv_heads, record(model.head_dim))
     q = allocate(4 * len(positions) * model.heads * model.head_dim).view(np.float32).reshape(len(positions), -1)
     q[...] = rng.standard_normal(q.shape, np.float32)
@@ -146,7 +148,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen2.5-0.5b", "llama-3.1-8b"])
-    parser.add_argument("--steps", nargs="+", choices=["decode", "prefill", "chunk"], default=["decode", "prefill", "chunk"])
+    parser.add_argument(
+        "--steps", nargs="+", choices=["decode", "prefill", "chunk"], default=["decode", "prefill", "chunk"]
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float16"])
     parser.add_argument("--target", default="native")
     parser.add_argument("--rounds", type=int, default=5)

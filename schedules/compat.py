@@ -13,14 +13,18 @@ import sys
 from collections.abc import Iterator
 from types import FrameType, ModuleType
 
-import tvm
+from ..runtime.tvm import without_torch
+
+with without_torch():
+    import tvm
+    from tvm import ir, relax, s_tir, te, tirx
+    from tvm.relax import TensorType, expr_functor
+    from tvm.relax.frontend import nn
+    from tvm.script import tirx as T
+    from tvm.target import Target
+    from tvm.tirx import PrimFunc
+
 import tvm_ffi
-from tvm import ir, relax, s_tir, te, tirx
-from tvm.relax import TensorType, expr_functor
-from tvm.relax.frontend import nn
-from tvm.script import tirx as T
-from tvm.target import Target
-from tvm.tirx import PrimFunc
 
 __all__ = [
     "PrimFunc",

@@ -83,17 +83,25 @@ class Sequences:
         counts = [-(-n // PAGE) for n in lengths]
         order = rng.permutation(sum(counts) + 2).astype(np.int32)
         self.tables = np.split(order[: sum(counts)], np.cumsum(counts)[:-1])
-        nan = stored(np.full((), np.nan, np.float32), model.kv_dtype)
-        self.cache = np.full((len(order), 2, model.kv_heads, record(model.head_dim)), nan)
+        self.nan = stored(np.full((), np.nan, np.float32), model.kv_dtype)
+        self.cache = np.full((len(order), 2, model.kv_heads, record(model.head_dim)), self.nan)
 
     def write(self, seq: int, start: int, end: int) -> None:
         """Put the keys and values of positions start to end into their slots of layer 1."""
-        heads, dim = self.model.kv_heads, self.model.head_dim
         for position in range(start, end):
-            page = self.cache[self.tables[seq][position // PAGE], 1]
-            page[:, position % PAGE : PAGE * dim : PAGE] = self.k[seq][position].reshape(heads, dim)
-            at = (PAGE + position % PAGE) * dim
-            page[:, at : at + dim] = self.v[seq][position].reshape(heads, dim)
+            self._put(seq, position, self.k[seq][position], self.v[seq][position])
+
+    def forget(self, seq: int, end: int) -> None:
+        """Make the keys and values of the positions before `end` NaN again."""
+        for position in range(end):
+            self._put(seq, position, self.nan, self.nan)
+
+    def _put(self, seq: int, position: int, k: np.ndarray, v: np.ndarray) -> None:
+        heads, dim = self.model.kv_heads, self.model.head_dim
+        page = self.cache[self.tables[seq][position // PAGE], 1]
+        page[:, position % PAGE : PAGE * dim : PAGE] = np.broadcast_to(k, heads * dim).reshape(heads, dim)
+        at = (PAGE + position % PAGE) * dim
+        page[:, at : at + dim] = np.broadcast_to(v, heads * dim).reshape(heads, dim)
 
     def run(
         self,
@@ -113,7 +121,9 @@ class Sequences:
                 table = self.tables[seq].copy()
                 table[-(-(start + n) // PAGE) :] = NOWHERE
                 if self.model.window:
-                    table[: max(start - self.model.window + 1, 0) // PAGE] = NOWHERE
+                    unseen = max(start - self.model.window + 1, 0)
+                    self.forget(seq, unseen)
+                    table[: unseen // PAGE] = NOWHERE
                 sequences.append(PlanSequence(table, start, n))
             used, positions = build_plan(LAYOUT, plan, sequences, rows_only=rows_only)
             q = np.concatenate([self.q[seq][start : start + n] for seq, start, n in step])

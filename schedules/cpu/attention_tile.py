@@ -114,7 +114,10 @@ def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tupl
                         for p in T.unroll(pages):
                             for r in T.unroll(rows):
                                 x[r, p, lanes(0)] = fma(
-                                    widen(cache[page[p0 * pages + p], layer, head, lanes((d0 * line + i) * PAGE)], kv_dtype),
+                                    widen(
+                                        cache[page[p0 * pages + p], layer, head, lanes((d0 * line + i) * PAGE)],
+                                        kv_dtype,
+                                    ),
                                     splat(q[block * rows + r, d0 * line + i]),
                                     x[r, p, lanes(0)],
                                 )

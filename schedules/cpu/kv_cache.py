@@ -22,7 +22,6 @@ from .rope import random_table, rope_reference, rotation
 from .spans import narrow, span
 
 
-
 def record(head_dim: int) -> int:
     """Elements of one page of one layer and kv head."""
     return 2 * PAGE * head_dim

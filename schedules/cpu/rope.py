@@ -55,7 +55,7 @@ def rope_table(*, rotary_dim: int, target: TargetProfile) -> PrimFunc:
 
 
 def rotation(rotary_dim: int, head_dim: int, interleaved: bool) -> Callable[..., None]:
-    """Macro `rotate(x, x_at, table, y, y_at, row)`: one head of x[row] from column x_at to y[row or 0] from column y_at.
+    """Macro `rotate(x, x_row, x_at, table, y, y_row, y_at)`: one head of x[x_row], from column x_at on, into y[y_row].
 
     A pair (a, b) becomes (a*cos - b*sin, b*cos + a*sin), where the second product of each is fused into the sum.
     """
