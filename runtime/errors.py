@@ -1,4 +1,4 @@
-"""Errors that say what is wrong, why it matters and how to fix it. Everything Heddle raises on purpose derives from `HeddleError`."""
+"""Errors that say what is wrong, why it matters and how to fix it. All that Heddle raises on purpose is a `HeddleError`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .errors import HeddleError, PoolError
 from .memory import LoadReport, allocate, load_file, size_text
 from .plans import PlanSequence, build_plan
 from .safetensors import read_header, storage_dtype
-from .threads import pin_threads, set_threads, tasks, thread_count
+from .threads import set_threads, thread_count
 from .tvm import Library, empty, tensor, tensor_array, to_numpy
 
 LOGIT_BYTES = 64 << 20
@@ -75,7 +75,6 @@ class ModelRunner:
         manifest = artifact.manifest
         self.artifact = artifact
         self.threads = thread_count(threads)
-        before = tasks()
         set_threads(self.threads)
         if len(manifest.caches) != 1 or manifest.caches[0].kind != "paged":
             raise HeddleError(
@@ -111,7 +110,6 @@ class ModelRunner:
         most = self._head.instances[-1][0]
         self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()
-        self.pinned = self.threads > 1 and pin_threads(before)
 
     def forward(self, sequences: list[PlanSequence], tokens: np.ndarray, logit_rows: np.ndarray) -> np.ndarray:
         """Run one step: `tokens` int32[n], in the order of `sequences`; logits float32[r, vocab] of the rows int32[r].

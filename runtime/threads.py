@@ -1,13 +1,13 @@
-"""How many threads compiled code uses, and on which cores they stand.
+"""How many threads compiled code uses.
 
-TVM's pool belongs to the calling thread and reads its size from the environment when it is first used. Its own pinning
-ignores the affinity mask of the process, so it is switched off and the threads are pinned here, one per physical core.
+TVM's pool belongs to the calling thread and reads its size from the environment when it is first used. It would pin its
+workers to the first cores of the machine, whatever the affinity mask says, where those of a second process would stand too; so
+its pinning is switched off. Workers inherit the mask of the process: `taskset` decides where they run.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from .errors import ThreadsError
 from .features import physical_cores
@@ -37,26 +37,3 @@ def set_threads(count: int) -> None:
     os.environ["TVM_BIND_THREADS"] = "0"
     # Mode 1 prefers big cores; with a count it sizes the pool of the calling thread, whether it exists yet or not.
     global_function("runtime.config_threadpool")(1, count)
-
-
-def pin_threads(before: frozenset[int]) -> bool:
-    """Pin the workers that were born since `before` (see `tasks`) to one physical core each, leaving the first core free.
-
-    The calling thread stays where the system puts it: threads that it starts later would inherit its pin. Workers spin, so the
-    system keeps it off their cores. False, and nothing is changed, where there are no new workers or too few cores.
-    """
-    cores = physical_cores()
-    workers = sorted(tasks() - before)
-    if not workers or len(workers) + 1 > len(cores):
-        return False
-    for task, core in zip(workers, cores[1:], strict=False):
-        os.sched_setaffinity(task, {core})
-    return True
-
-
-def tasks() -> frozenset[int]:
-    """Identities of this process's threads."""
-    try:
-        return frozenset(int(entry.name) for entry in Path("/proc/self/task").iterdir())
-    except OSError:
-        return frozenset()

@@ -93,7 +93,8 @@ class Sequences:
 
     def forget(self, seq: int, end: int) -> None:
         """Make the keys and values of the positions before `end` NaN again."""
-        for position in range(end):
+        self.cache[self.tables[seq][: end // PAGE], 1] = self.nan
+        for position in range(end - end % PAGE, end):
             self._put(seq, position, self.nan, self.nan)
 
     def _put(self, seq: int, position: int, k: np.ndarray, v: np.ndarray) -> None:

@@ -38,13 +38,17 @@ def reference_greedy(prompts: list[list[int]]) -> list[tuple[list[int], list[flo
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     found = []
     for prompt in prompts:
-        tokens, margins = list(prompt), []
+        tokens, margins = [], []
+        given, past = list(prompt), None
         with torch.no_grad():
             for _ in range(TOKENS):
-                best = torch.topk(model(torch.tensor([tokens])).logits[0, -1], 2)
-                tokens.append(int(best.indices[0]))
+                output = model(torch.tensor([given]), past_key_values=past, use_cache=True)
+                past = output.past_key_values
+                best = torch.topk(output.logits[0, -1], 2)
+                given = [int(best.indices[0])]
+                tokens += given
                 margins.append(float(best.values[0] - best.values[1]))
-        found.append((tokens[len(prompt) :], margins))
+        found.append((tokens, margins))
     return found
 
 

@@ -71,7 +71,7 @@ def attention_inputs(
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=rows == "row")
     q = rng.standard_normal((len(positions), heads * head_dim), np.float32)
     cache = stored(rng.standard_normal((pages, layers, kv_heads, record(head_dim)), np.float32), kv_dtype)
-    return [q, positions, plan, cache, np.int64(layers - 1)]
+    return [q, positions, plan, cache, np.array(layers - 1, np.int64)]
 
 
 def attention_cost(

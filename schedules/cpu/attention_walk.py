@@ -11,7 +11,7 @@ from typing import Any
 
 from ...runtime.plans import KV_SEGMENT, KV_TILE, PAGE
 from ..compat import T
-from ..vector import IN_REGISTERS, LANES, const, exp, fma, lanes, splat
+from ..vector import LANES, const, exp, fma, lanes, splat
 from .attention_tile import MASKED, TILE_PAGES, Group, tile_macros
 from .spans import full, span
 
@@ -93,19 +93,16 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
 
     @T.inline
     def attend(q, plan, cache, out, layer, row, head, kv_head, first, count, table):
-        scaled = T.alloc_buffer(
-            (padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS
-        )
-        s = T.alloc_buffer((padded, KV_TILE), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        peak = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        total = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        acc = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        peak_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        total_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS)
-        acc_all = T.alloc_buffer(
-            (padded, columns * LANES), "float32", scope="global", align=64, annotations=IN_REGISTERS
-        )
-        page = T.alloc_buffer((2 * TILE_PAGES,), "int64", scope="global", annotations=IN_REGISTERS)
+        # Scratch of 1 kB and more comes from TVM's workspace pool of the thread, the rest lies on the stack.
+        scaled = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64)
+        s = T.alloc_buffer((padded, KV_TILE), "float32", scope="global", align=64)
+        peak = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64)
+        total = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64)
+        acc = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64)
+        peak_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64)
+        total_all = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64)
+        acc_all = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64)
+        page = T.alloc_buffer((2 * TILE_PAGES,), "int64", scope="global")
         last: T.let[T.int64] = T.cast(count, "int64") - 1
         blocks: T.let[T.int64] = last // group.rows + 1
         queries: T.let[T.int64] = blocks * group.rows

@@ -15,7 +15,7 @@ from ...runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import LANES, storage
+from ..vector import IN_REGISTERS, LANES, storage
 from .reference import itemsize
 from .reference import narrow as stored
 from .rope import random_table, rope_reference, rotation
@@ -87,7 +87,7 @@ def _append_inputs(
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=False)
     k, v = (rng.standard_normal((len(positions), kv_heads * head_dim), np.float32) for _ in range(2))
     cache = stored(rng.standard_normal((pages, layers, kv_heads, record(head_dim)), np.float32), kv_dtype)
-    return [k, v, plan, cache, np.int64(layers - 1)]
+    return [k, v, plan, cache, np.array(layers - 1, np.int64)]
 
 
 def append_row(kv_heads: int, head_dim: int, kv_dtype: str) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -238,7 +238,7 @@ def rope_append(
         cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim)), storage(kv_dtype), align=64)
         q = T.match_buffer(q_, (n, heads * head_dim), "float32", align=64)
         for row in T.parallel(n):
-            key = T.alloc_buffer((1, head_dim), "float32", scope="global", annotations={"disable_lower_builtin": True})
+            key = T.alloc_buffer((1, head_dim), "float32", scope="global", annotations=IN_REGISTERS)
             page: T.let[T.int64] = T.cast(plan[slots + row], "int64") // PAGE
             offset: T.let[T.int64] = T.cast(plan[slots + row], "int64") % PAGE
             for h in T.serial(heads):
