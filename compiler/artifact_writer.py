@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..runtime.errors import ArtifactError
 from ..runtime.manifest import MANIFEST_FILE, FileInfo, Manifest
-from ..runtime.safetensors import chunks, layout, write_all
+from ..runtime.safetensors import WRITE_BYTES, chunks, layout, write_all
 
 TensorSpec = tuple[str, str, tuple[int, ...]]
 
@@ -29,8 +29,8 @@ class ArtifactWriter:
     def __init__(self, destination: str | Path) -> None:
         self.destination = Path(destination).absolute()
         self._scratch = self.destination.parent / f".{self.destination.name}.tmp-{os.getpid()}"
+        self._retired = self._scratch.with_name(f"{self._scratch.name}-old")
         self._files: dict[str, FileInfo] = {}
-        self._finished = False
         if self.destination.exists() and not (self.destination / MANIFEST_FILE).is_file():
             empty = self.destination.is_dir() and not any(self.destination.iterdir())
             if not empty:
@@ -51,9 +51,11 @@ class ArtifactWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._finished:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        if isinstance(value, OSError) and not isinstance(value, ArtifactError):
+        shutil.rmtree(self._scratch, ignore_errors=True)  # gone already if it was moved into place
+        if self._retired.exists() and not self.destination.exists():  # interrupted between the two renames
+            self._retired.rename(self.destination)
+        shutil.rmtree(self._retired, ignore_errors=True)
+        if isinstance(value, OSError):
             raise ArtifactError(
                 f"the artifact {self.destination} could not be written",
                 str(value),
@@ -66,7 +68,8 @@ class ArtifactWriter:
 
     def copy(self, name: str, source: str | Path) -> None:
         """A copy of a file at the relative path `name`."""
-        self._write(name, [Path(source).read_bytes()])
+        with Path(source).open("rb") as file:
+            self._write(name, iter(lambda: file.read(WRITE_BYTES), b""))
 
     def write_weights(
         self,
@@ -80,7 +83,7 @@ class ArtifactWriter:
         total = len(header) + sum(entry.bytes for entry in entries.values())
         done = 0
 
-        def pieces() -> object:
+        def pieces() -> Iterator[memoryview]:
             nonlocal done
             for _, piece in chunks(specs, produce):
                 yield piece
@@ -97,27 +100,18 @@ class ArtifactWriter:
         Manifest.from_json(text)  # what was written must be what can be read
         self._write(MANIFEST_FILE, [text.encode()])
         _sync_directory(self._scratch)
-        retired = self._scratch.with_name(f"{self._scratch.name}-old")
-        replacing = self.destination.exists()
-        if replacing:
-            self.destination.rename(retired)
-        try:
-            self._scratch.rename(self.destination)
-        except OSError:
-            if replacing:
-                retired.rename(self.destination)
-            raise
-        self._finished = True
+        if self.destination.exists():
+            self.destination.rename(self._retired)
+        self._scratch.rename(self.destination)
         _sync_directory(self.destination.parent)
-        shutil.rmtree(retired, ignore_errors=True)
         return complete
 
-    def _write(self, name: str, pieces: object) -> None:
+    def _write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = self._scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         with path.open("wb", buffering=0) as file:
-            for piece in pieces:  # type: ignore[attr-defined]
+            for piece in pieces:
                 view = memoryview(piece)
                 write_all(file.write, view)
                 digest.update(view)

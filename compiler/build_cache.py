@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from .. import __version__
-from ..runtime.artifact import is_artifact
-from ..runtime.errors import HeddleError
-from ..runtime.manifest import FORMAT_VERSION, Manifest
+from ..runtime.artifact import check_files, is_artifact, read_manifest
+from ..runtime.errors import ArtifactError, HeddleError
+from ..runtime.manifest import FORMAT_VERSION
 from ..runtime.tvm import ffi_version, tvm_version
 
 DEFAULT_LIMIT = 50_000_000_000
@@ -55,28 +58,62 @@ def size_limit() -> int:
 
 def cache_key(identity: str, options: Mapping[str, object]) -> str:
     """The key of a compilation: checkpoint, options, and every version that changes the result."""
-    versions = [__version__, FORMAT_VERSION, tvm_version(), ffi_version()]
+    versions = [__version__, _code_digest(), FORMAT_VERSION, tvm_version(), ffi_version()]
     text = json.dumps([versions, identity, options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@functools.cache
+def _code_digest() -> str:
+    """Digest of the sources that make artifacts: who edits a kernel must not be given what the old one made (3 ms)."""
+    digest = hashlib.sha256()
+    for package in ("compiler", "ir_passes", "models", "schedules", "runtime.plans"):
+        spec = importlib.util.find_spec(f"{__package__.partition('.')[0]}.{package}")
+        for folder in (spec.submodule_search_locations if spec else None) or ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package} {file.relative_to(folder)} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def lookup(key: str) -> Path | None:
-    """The artifact of a key, marked as used now; None where there is none."""
+    """The artifact of a key, marked as used now; None where there is none, or a damaged one."""
     path = cache_directory() / f"{key}{SUFFIX}"
     if not is_artifact(path):
         return None
-    os.utime(path)
+    try:
+        check_files(path, read_manifest(path))
+    except (ArtifactError, FileNotFoundError):  # built anew; it may also have been cleared just now
+        return None
+    with contextlib.suppress(PermissionError):  # a cache that is shared read-only
+        os.utime(path)
     return path
 
 
-def store(key: str, build: Callable[[Path], Path]) -> Path:
-    """Build the artifact of a key into the cache, once even if several processes ask, and evict others over the limit."""
+def find_or_build(key: str, build: Callable[[Path], Path], *, rebuild: bool = False) -> Path:
+    """The artifact of a key, built into the cache where it is not there yet, or in any case with `rebuild`.
+
+    Several processes that ask for it at once build it once. Then others are evicted over the limit. Raises HeddleError
+    where the cache cannot be written.
+    """
+    found = None if rebuild else lookup(key)
+    if found is not None:
+        return found
+    size_limit()  # a bad limit is an error before the work, not after it
     directory = cache_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory / f".{key}.lock"):
-        path = directory / f"{key}{SUFFIX}"
-        build(path)
-        os.utime(path)
+    path = directory / f"{key}{SUFFIX}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(directory, key)
+    except OSError as error:
+        raise HeddleError(
+            f"the build cache {directory} cannot be written", str(error), "set HEDDLE_CACHE to a folder that can"
+        ) from error
+    with lock:
+        if rebuild or lookup(key) is None:
+            if not is_artifact(path):
+                shutil.rmtree(path, ignore_errors=True)
+            build(path)
+            os.utime(path)
     evict(keep=key)
     return path
 
@@ -89,18 +126,21 @@ def entries() -> list[Entry]:
         if not is_artifact(path):
             continue
         try:
-            manifest = Manifest.from_json((path / "manifest.json").read_text(encoding="utf-8"))
-            name = manifest.model.architecture
+            name = read_manifest(path).model.architecture
         except HeddleError:
-            name = "(written by another version)"
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        found.append(Entry(path.name.removesuffix(SUFFIX), path, name, size, path.stat().st_mtime))
+            name = "(damaged, or of another version)"
+        except FileNotFoundError:  # cleared by another process just now
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            found.append(Entry(path.name.removesuffix(SUFFIX), path, name, size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 
 def evict(keep: str | None = None) -> list[Entry]:
     """Remove the least recently used entries until the cache is within its limit; `keep` stays whatever its size."""
     limit, total, removed = size_limit(), 0, []
+    _remove_leftovers()
     for entry in entries():
         total += entry.bytes
         if total > limit and entry.key != keep:
@@ -113,17 +153,28 @@ def evict(keep: str | None = None) -> list[Entry]:
 def clear(older_than: float = 0.0) -> list[Entry]:
     """Remove every entry that was last used more than `older_than` seconds ago; returns what was removed."""
     now = time.time()
+    _remove_leftovers()
     removed = [entry for entry in entries() if now - entry.used >= older_than]
     for entry in removed:
         shutil.rmtree(entry.path, ignore_errors=True)
     return removed
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+def _remove_leftovers() -> None:
+    """Remove what killed processes left: scratch directories whose key nobody holds the lock of."""
+    directory = cache_directory()
+    for path in directory.glob(f".*{SUFFIX}.tmp-*") if directory.is_dir() else ():
+        key = path.name[1:].partition(SUFFIX)[0]
+        with contextlib.suppress(BlockingIOError), _lock(directory, key, fcntl.LOCK_NB):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(directory: Path, key: str, flags: int = 0) -> TextIO:
+    """The lock of a key, held until the file is closed."""
+    file = (directory / f".{key}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -15,7 +15,9 @@ from ..ir_passes.pipeline import Lowered, lower
 from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
 from ..models.registry import Architecture
 from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
+from ..runtime.artifact import sha256
 from ..runtime.errors import HeddleError
+from ..runtime.manifest import LIBRARY_FILE
 from ..runtime.plans import PlanLayout
 from ..schedules.compat import relax, tvm
 from ..schedules.target import TargetProfile, resolve_target
@@ -89,11 +91,19 @@ def compile_model(
         options = _options(model, profile, dtype, kv_dtype, max_tokens, max_seqs)
     if output is not None:
         return _build(model, profile, options, Path(output), seconds, progress)
-    key = build_cache.cache_key(model.checkpoint.identity(), {**dataclasses.asdict(options), "config": model.raw})
-    cached = build_cache.lookup(key) if use_cache else None
-    if cached is not None:
-        return cached
-    return build_cache.store(key, lambda destination: _build(model, profile, options, destination, seconds, progress))
+    key = build_cache.cache_key(
+        model.checkpoint.identity(),
+        {
+            **dataclasses.asdict(options),
+            "config": model.raw,
+            "files": {name: sha256(model.path / name) for name in COPIED_FILES if (model.path / name).is_file()},
+        },
+    )
+    return build_cache.find_or_build(
+        key,
+        lambda destination: _build(model, profile, options, destination, seconds, progress),
+        rebuild=not use_cache,
+    )
 
 
 def read_source(path: Path, *, dtype: str | None = None, random_weights: int | None = None) -> Source:
@@ -151,9 +161,9 @@ def _build(
         lowered = lower(mod, profile, max_tokens=options.max_tokens)
         seconds.update(lowered.seconds)
         report("generating code", 1, 3)
-        library = Path(scratch) / "lib.so"
+        library = Path(scratch) / LIBRARY_FILE
         generate_code(lowered, profile, library, seconds)
-        writer.copy("lib.so", library)
+        writer.copy(LIBRARY_FILE, library)
         for i, (phase, text) in enumerate(lowered.texts):
             writer.write_text(f"ir/{i:02d}-{phase}.py", text)
         writer.write_text("ir/passes.json", json.dumps([dataclasses.asdict(r) for r in lowered.log.records], indent=0))

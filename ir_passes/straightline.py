@@ -29,7 +29,7 @@ class Rewriter:
         self.result = func.body.body
         if not (isinstance(self.result, relax.Var) and self.bindings and self.bindings[-1][0].same_as(self.result)):
             raise ValueError("the result of a straight-line function is the variable that it binds last")
-        self._value = {var: value for var, value in self.bindings}
+        self._value = dict(self.bindings)
         self._users: dict[relax.Var, list[relax.Var]] = {}
         for var, value in self.bindings:
             for used in variables(value):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from .errors import ArtifactError
+from .errors import ArtifactError, ManifestError
 from .features import architecture, cpu_features
 from .manifest import MANIFEST_FILE, FileInfo, Manifest
 from .tvm import ffi_version, tvm_version
@@ -49,12 +49,26 @@ def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
     if not is_artifact(path):
         why = f"it has no {MANIFEST_FILE}" if path.is_dir() else "the path is not a directory"
         raise ArtifactError(f"{path} is not an artifact", why, "compile one: heddle compile MODEL -o model.heddle")
-    manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(path)
     _check_versions(manifest)
     _check_cpu(manifest)
-    for name, info in manifest.files.items():
-        _check_file(path, name, info, whole=verify == "full" or info.bytes <= SMALL_FILE)
+    check_files(path, manifest, whole=verify == "full")
     return Artifact(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in an artifact directory; ManifestError where it is damaged or of another format version."""
+    try:
+        text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path / MANIFEST_FILE} is not text", str(error), "compile again") from error
+    return Manifest.from_json(text)
+
+
+def check_files(path: Path, manifest: Manifest, *, whole: bool = False) -> None:
+    """Check every file's size, and the hash of small ones, or of all with `whole`; ArtifactError names the file."""
+    for name, info in manifest.files.items():
+        _check_file(path, name, info, whole=whole or info.bytes <= SMALL_FILE)
 
 
 def _check_versions(manifest: Manifest) -> None:

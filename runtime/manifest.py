@@ -19,6 +19,7 @@ from .plans import PlanLayout
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+LIBRARY_FILE = "lib.so"
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint16": 2, "int8": 1, "uint8": 1}
 """Bytes per element of the tensor types that may stand in a manifest."""
@@ -177,7 +178,7 @@ class Manifest:
         """Read and check a manifest; ManifestError names the first field that disagrees with the schema."""
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ManifestError("manifest.json is not JSON", str(error), "compile again") from error
         found = raw.get("format_version") if isinstance(raw, dict) else None
         if found != FORMAT_VERSION:  # before anything else: another version may have other fields
@@ -213,15 +214,19 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(
                 f"manifest.caches[{i}].record_bytes is {group.record_bytes}, its record_shape needs {size}"
             )
-    if manifest.plan != PlanInfo.of(manifest.plan.layout()):
+    for field in ("max_tokens", "max_seqs"):
+        if getattr(manifest.plan, field) < 1:
+            raise ManifestError(f"manifest.plan.{field} is {getattr(manifest.plan, field)}, it must be at least 1")
+    expected = PlanInfo.of(manifest.plan.layout()).offsets
+    if manifest.plan.offsets != expected:
         raise ManifestError(
-            f"manifest.plan.offsets is {manifest.plan.offsets}, this Heddle lays plans out as "
-            f"{PlanInfo.of(manifest.plan.layout()).offsets}",
+            f"manifest.plan.offsets is {manifest.plan.offsets}, this Heddle lays plans out as {expected}",
             "the kernels were compiled for another plan layout",
             "compile again",
         )
-    if manifest.weights.file not in manifest.files:
-        raise ManifestError(f"manifest.weights.file is {manifest.weights.file!r}, which manifest.files lacks")
+    for field, file in (("weights.file", manifest.weights.file), ("files", LIBRARY_FILE)):
+        if file not in manifest.files:
+            raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")
     for path in manifest.files:
         if path.startswith("/") or ".." in path.split("/"):
             raise ManifestError(f"manifest.files has {path!r}, which points outside of the artifact")

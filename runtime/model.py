@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .artifact import Artifact
-from .errors import HeddleError, PoolError
+from .errors import ArtifactError, HeddleError, PoolError
+from .manifest import LIBRARY_FILE
 from .memory import LoadReport, allocate, load_file, size_text
 from .plans import PlanSequence, build_plan
 from .safetensors import read_header, storage_dtype
@@ -82,6 +83,9 @@ class ModelRunner:
             )
         group = manifest.caches[0]
         pages = pool_pages(artifact, kv_bytes)
+        self.library = Library(artifact.file(LIBRARY_FILE))
+        self.load_report, self.weights, weights = load_weights(artifact)
+        # After the weights: what they have taken is no longer there for the pool.
         self.pool = allocate(
             pages * group.record_bytes,
             f"the KV pool of {pages} pages",
@@ -89,8 +93,6 @@ class ModelRunner:
         )
         shape = (pages, *group.record_shape)
         self._cache = tensor(self.pool.view(storage_dtype(group.dtype)).reshape(shape))
-        self.library = Library(artifact.file("lib.so"))
-        self.load_report, self.weights, weights = load_weights(artifact)
         self._embed, self._body, self._head = (
             Function(artifact, self.library, name, weights) for name in ("embed", "body", "head")
         )
@@ -118,6 +120,8 @@ class ModelRunner:
         """
         n = len(tokens)
         used, positions = build_plan(self.layout, self._plan.array, sequences, rows_only=n <= self._body.few_rows)
+        if len(positions) != n:
+            raise ValueError(f"{n} tokens, but the sequences of this step have {len(positions)} new rows")
         self._tokens.array[:n] = tokens
         self._positions.array[:n] = positions
         x = self._embed(n, self._tokens.view(n))
@@ -157,7 +161,16 @@ def pool_pages(artifact: Artifact, kv_bytes: int | None) -> int:
 
 
 def load_weights(artifact: Artifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:
-    """The bytes of the weight file in memory, and tensors by name over them."""
+    """The bytes of the weight file in memory, and tensors by name over them; ArtifactError where the manifest disagrees."""
     path = artifact.file(artifact.manifest.weights.file)
+    entries = read_header(path)
+    for name, info in artifact.manifest.weights.tensors.items():
+        found = entries.get(name)
+        if found is None or (found.dtype, found.shape) != (info.dtype, info.shape):
+            held = f"{found.dtype}{list(found.shape)}" if found else "no such tensor"
+            raise ArtifactError(
+                f"manifest.weights.tensors[{name!r}] is {info.dtype}{list(info.shape)}, {path.name} has {held}",
+                fix="copy the artifact again, or compile again",
+            )
     data, report = load_file(path)
-    return report, data, {name: tensor(entry.view(data)) for name, entry in read_header(path).items()}
+    return report, data, {name: tensor(entry.view(data)) for name, entry in entries.items()}

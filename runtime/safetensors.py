@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def read_header(path: str | Path) -> dict[str, Entry]:
             raw = json.loads(file.read(length))
             if not isinstance(raw, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TensorFileError(f"{path} has a corrupt header", str(error), "copy the file again") from error
     entries = {name: _entry(path, name, value, 8 + length) for name, value in raw.items() if name != "__metadata__"}
     end = max((entry.start + entry.bytes for entry in entries.values()), default=8 + length)
@@ -94,7 +95,7 @@ def read_header(path: str | Path) -> dict[str, Entry]:
         raise TensorFileError(
             f"{path} is {state}", f"its tensors end at byte {end}, the file has {size}", "copy it again"
         )
-    ordered = sorted(entries.items(), key=lambda item: item[1].start)
+    ordered = sorted(entries.items(), key=lambda item: (item[1].start, item[1].bytes))  # empty tensors first
     position = 8 + length
     for name, entry in ordered:
         if entry.start != position:
@@ -111,8 +112,9 @@ def _entry(path: Path, name: str, value: object, base: int) -> Entry:
         if code not in _TYPES:
             raise ValueError(f"type {code!r} is none of {', '.join(_TYPES)}")
         dtype = _TYPES[code][0]
-        count = int(np.prod(np.array(shape, np.int64), dtype=np.int64))
-        if min([start, *shape]) < 0 or count * storage_dtype(dtype).itemsize != end - start:
+        if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+            raise ValueError(f"shape {shape} and data_offsets {[start, end]} must be counts")
+        if math.prod(shape) * storage_dtype(dtype).itemsize != end - start:
             raise ValueError(f"shape {shape} of {dtype} does not take {end - start} bytes at {start}")
     except (KeyError, TypeError, ValueError) as error:
         raise TensorFileError(

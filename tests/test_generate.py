@@ -75,7 +75,18 @@ def tinydoc_f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_prints_the_same_text(tinydoc: Path, llm: heddle.LLM) -> None:
     params = heddle.SamplingParams(temperature=0.0, max_tokens=16)
     expected = llm.generate(PROMPTS[0], params)[0].outputs[0].text
-    command = [sys.executable, "-m", "heddle.cli", "run", str(tinydoc), PROMPTS[0], "--temperature", "0", "--max-tokens", "16"]
+    command = [
+        sys.executable,
+        "-m",
+        "heddle.cli",
+        "run",
+        str(tinydoc),
+        PROMPTS[0],
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "16",
+    ]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert expected.strip() in printed
 
@@ -104,9 +115,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(llm: heddle.LLM) -> None:
     assert [o.outputs[0].token_ids for o in together] == [o.outputs[0].token_ids for o in alone]
 
 
-def test_a_model_directory_is_compiled_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_directory_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEDDLE_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "model"
     shutil.copytree(MODEL, source)

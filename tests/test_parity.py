@@ -61,7 +61,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "mistral",
         {"hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 24, "sliding_window": 37},
     ),
-    "qwen2": ("qwen2", {"hidden_size": 112, "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen2": (
+        "qwen2",
+        {"hidden_size": 112, "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
 }
 SIZES = {"num_hidden_layers": 2, "intermediate_size": 172, "vocab_size": 331, "max_position_embeddings": 256}
 

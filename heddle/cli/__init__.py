@@ -1,0 +1,69 @@
+"""The command line. One file a verb, imported when it is asked for, so that `heddle --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from .. import __version__
+
+VERBS = {
+    "compile": ("compile_", "Compile a checkpoint into an artifact."),
+    "run": ("run", "Generate text from a prompt."),
+    "inspect": ("inspect", "Show what an artifact holds."),
+    "check": ("check", "List everything that is wrong with a checkpoint."),
+    "doctor": ("doctor", "Show what this machine and installation can do."),
+    "cache": ("cache", "List or clear compiled models."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f".{VERBS[name][0]}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="heddle")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Heddle compiles language models and runs them."""
+    ctx.obj = {"debug": debug}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        cli.main(args=args, prog_name="heddle", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        from ..runtime.errors import HeddleError
+
+        if "--debug" in args or not isinstance(error, HeddleError):
+            traceback.print_exc()
+        else:
+            click.echo(f"heddle: {error}", err=True)
+        sys.exit(1)

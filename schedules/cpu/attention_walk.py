@@ -93,7 +93,7 @@ def walk_macro(group: Group, head_dim: int, kv_dtype: str, scale: float, window:
 
     @T.inline
     def attend(q, plan, cache, out, layer, row, head, kv_head, first, count, table):
-        # Scratch of 1 kB and more comes from TVM's workspace pool of the thread, the rest lies on the stack.
+        # TVM keeps what is under 1 kB on the stack and takes the rest from a pool of the thread.
         scaled = T.alloc_buffer((padded, columns * LANES), "float32", scope="global", align=64)
         s = T.alloc_buffer((padded, KV_TILE), "float32", scope="global", align=64)
         peak = T.alloc_buffer((padded, LANES), "float32", scope="global", align=64)

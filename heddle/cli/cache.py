@@ -1,0 +1,47 @@
+"""`heddle cache`: the build cache."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+
+@click.group("cache")
+def command() -> None:
+    """List or clear compiled models."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+def list_entries(as_json: bool) -> None:
+    """Show every compiled model, the most recently used first."""
+    from ..compiler.build_cache import cache_directory, entries, size_limit
+
+    found = entries()
+    if as_json:
+        rows = [
+            {"key": e.key, "path": str(e.path), "architecture": e.architecture, "bytes": e.bytes, "used": e.used}
+            for e in found
+        ]
+        click.echo(json.dumps(rows))
+        return
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        click.echo(f"{entry.key}  {entry.bytes / 1e6:10.1f} MB  {used}  {entry.architecture}")
+    total = sum(entry.bytes for entry in found)
+    click.echo(f"{len(found)} models, {total / 1e6:.1f} of {size_limit() / 1e6:.0f} MB in {cache_directory()}")
+
+
+@command.command("clear")
+@click.option("--older-than", default=0.0, metavar="DAYS", help="Only what was not used for this long.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear_entries(older_than: float, yes: bool) -> None:
+    """Remove compiled models."""
+    from ..compiler.build_cache import cache_directory, clear
+
+    if not yes:
+        click.confirm(f"Remove compiled models in {cache_directory()}?", abort=True)
+    removed = clear(older_than * 86400)
+    click.echo(f"removed {len(removed)} models, {sum(e.bytes for e in removed) / 1e6:.1f} MB")

@@ -1,0 +1,31 @@
+"""`heddle check`: the preflight of a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("check")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+@click.pass_context
+def command(ctx: click.Context, model: Path, as_json: bool) -> None:
+    """List all problems of MODEL, a Hugging Face model directory, at once. Exits with 1 if any is an error."""
+    from ..models.check import check_model
+
+    problems = check_model(model)
+    errors = sum(problem.severity == "error" for problem in problems)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(problem) for problem in problems]))
+    else:
+        for problem in problems:
+            click.echo(f"{problem.severity}: {problem.what}")
+            for label, text in (("why", problem.why), ("fix", problem.fix)):
+                if text:
+                    click.echo(f"  {label}: {text}")
+        click.echo(f"{errors} errors" if errors else "ready to compile")
+    ctx.exit(1 if errors else 0)

@@ -1,0 +1,58 @@
+"""`heddle compile`: checkpoint in, artifact out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .progress import progress_bar
+
+DTYPES = click.Choice(["float32", "float16", "bfloat16"])
+
+
+@click.command("compile")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Artifact directory (default: the build cache).")
+@click.option("--target", default="native", show_default=True, help="Target profile, or native for this CPU's widest.")
+@click.option("--dtype", type=DTYPES, help="Store matrices in this type (default: the checkpoint's).")
+@click.option("--kv-dtype", type=DTYPES, help="Type of the KV cache (default: that of the weights).")
+@click.option("--max-tokens", default=1024, show_default=True, help="Most rows of a step; longer prompts go in chunks.")
+@click.option("--max-seqs", default=64, show_default=True, help="Most sequences of a step.")
+@click.option("--random-weights", type=int, metavar="SEED", help="Random weights of the config's shapes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    source: Path,
+    output: Path | None,
+    target: str,
+    dtype: str | None,
+    kv_dtype: str | None,
+    max_tokens: int,
+    max_seqs: int,
+    random_weights: int | None,
+    as_json: bool,
+) -> None:
+    """Compile SOURCE, a Hugging Face model directory (or a config.json with --random-weights)."""
+    from ..compiler.driver import compile_model
+    from ..runtime.artifact import open_artifact
+
+    with progress_bar() as progress:
+        path = compile_model(
+            source,
+            output,
+            target=target,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            max_tokens=max_tokens,
+            max_seqs=max_seqs,
+            random_weights=random_weights,
+            progress=progress,
+        )
+    artifact = open_artifact(path)
+    seconds = artifact.manifest.compile_seconds
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "bytes": artifact.bytes, "seconds": seconds}))
+        return
+    click.echo(f"{path}: {artifact.bytes / 1e6:.1f} MB for {artifact.manifest.target.name}")
+    click.echo("  ".join(f"{phase} {spent:.2f} s" for phase, spent in seconds.items() if spent >= 0.005))

@@ -1,0 +1,82 @@
+"""`heddle doctor`: what this machine and this installation can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+from typing import Any
+
+import click
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Check Python, TVM, CPU, memory and tools. Exits with 1 if something keeps Heddle from working."""
+    found, problems = examine()
+    if as_json:
+        click.echo(json.dumps({**found, "problems": problems}))
+    else:
+        for name, value in found.items():
+            click.echo(f"{name:14} {value}")
+        for problem in problems:
+            click.echo(f"problem: {problem}")
+        click.echo(f"{len(problems)} problems" if problems else "all well")
+    ctx.exit(1 if problems else 0)
+
+
+def examine() -> tuple[dict[str, Any], list[str]]:
+    """The findings by name, and what is wrong."""
+    from ..compiler.build_cache import cache_directory
+    from ..runtime.features import architecture, cpu_features, physical_cores
+    from ..runtime.memory import available_memory, huge_pages_enabled, size_text
+    from ..runtime.threads import thread_count
+    from ..schedules.target import resolve_target
+
+    problems = []
+    available, limited_by = available_memory()
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for package, pin in pins().items():
+        installed = _version(package)
+        found[package] = installed
+        if installed != pin:
+            problems.append(f"{package} is {installed}, Heddle needs {pin}: pip install {package}=={pin}")
+    try:
+        found["target"] = resolve_target().name
+    except ValueError as error:
+        found["target"] = "none"
+        problems.append(str(error))
+    known = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "asimddp", "i8mm")
+    found["cpu"] = f"{architecture()}: {' '.join(f for f in known if f in cpu_features())}"
+    found["cores"] = f"{len(physical_cores())} physical, {os.cpu_count()} logical; {thread_count()} threads by default"
+    found["memory"] = f"{size_text(available)} available ({limited_by})"
+    found["huge pages"] = huge_pages_enabled()
+    if huge_pages_enabled() == "never":
+        problems.append(
+            "huge pages are off; weights are read up to a third slower: set transparent_hugepage to madvise"
+        )
+    linker = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    found["linker"] = linker or "none"
+    if not linker:
+        problems.append("no C++ linker: install g++, or set CXX (only compiling needs it)")
+    found["cache"] = str(cache_directory())
+    return found, problems
+
+
+def pins() -> dict[str, str]:
+    """Packages that must have exactly one version, from the project's own requirements."""
+    requirements = importlib.metadata.requires("heddle") or []
+    exact = (re.match(r"([\w-]+)==([\w.]+)$", requirement) for requirement in requirements)
+    return {match[1]: match[2] for match in exact if match}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,56 @@
+"""`heddle inspect`: what an artifact holds."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Check the hash of every file, also of the weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print manifest and kernels as JSON.")
+def command(artifact: Path, verify: bool, as_json: bool) -> None:
+    """Show model, target, functions, kernels, memory and files of ARTIFACT."""
+    from ..runtime.artifact import open_artifact
+
+    opened = open_artifact(artifact, "full" if verify else "quick")
+    manifest, used = opened.manifest, kernels(opened.path)
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(manifest), "kernels": used}))
+        return
+    model, target, memory = manifest.model, manifest.target, manifest.memory
+    click.echo(
+        f"{model.architecture}, {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}"
+    )
+    click.echo(f"  heads {model.num_heads}/{model.num_kv_heads} of {model.head_dim}, context {model.context_length}")
+    click.echo(f"  weights {model.weight_dtype}, KV cache {model.kv_dtype}")
+    click.echo(f"target {target.name} ({target.arch}): {' '.join(target.features)}")
+    click.echo(f"made by heddle {manifest.heddle_version}, tvm {manifest.tvm_version}, tvm-ffi {manifest.ffi_version}")
+    for function in manifest.functions:
+        instances = ", ".join(f"{i.symbol} (<= {i.max_rows} rows)" for i in function.instances)
+        click.echo(f"function {function.name}: {instances}; {len(function.params)} weights")
+    for function_name, counts in used.items():
+        click.echo(f"  {function_name}: " + ", ".join(f"{name} x{count}" for name, count in counts.items()))
+    click.echo(f"memory: {memory.formula}")
+    for name, info in manifest.files.items():
+        click.echo(f"  {info.bytes:>12} {info.sha256[:12]} {name}")
+
+
+def kernels(path: Path) -> dict[str, dict[str, int]]:
+    """How often each function instance calls each kind of kernel, from the record of the legalization's input."""
+    counts: dict[str, Any] = collections.defaultdict(collections.Counter)
+    text = next(iter(sorted((path / "ir").glob("*-lift_weights.py"))), None)
+    function = ""
+    for line in text.read_text().splitlines() if text else []:
+        words = line.strip()
+        if words.startswith("def "):
+            function = words[4:].partition("(")[0]
+        elif 'T.Call("heddle.' in words:
+            counts[function][words.partition('T.Call("heddle.')[2].partition('"')[0]] += 1
+    return {name: dict(counter) for name, counter in counts.items()}
