@@ -7,19 +7,22 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..ir_passes.pipeline import Lowered, lower
+from ..ir_passes.straightline import name_of
 from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
 from ..models.registry import Architecture
 from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
 from ..runtime.errors import HeddleError
+from ..runtime.features import physical_cores
 from ..runtime.manifest import LIBRARY_FILE
 from ..runtime.plans import PlanLayout
-from ..schedules.compat import relax, tvm
+from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.target import TargetProfile, resolve_target
 from . import build_cache
 from .artifact_writer import ArtifactWriter
@@ -28,6 +31,8 @@ from .weights import WeightWriter
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total); bytes for weights, phases for code."""
+
+CODEGEN_THREADS = 4
 
 COPIED_FILES = (
     "config.json",
@@ -187,10 +192,23 @@ def matrix_dtypes(model: Source, dtype: str | None) -> dict[str, str]:
 
 
 def generate_code(lowered: Lowered, profile: TargetProfile, library: Path, seconds: dict[str, float]) -> None:
-    """Machine code for a lowered module, linked into a shared library."""
+    """Machine code for a lowered module, linked into a shared library. Kernels are compiled by several threads."""
     with _timed(seconds, "codegen"):
+        target = profile.tvm_target()
+        functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
+        kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)}
+
+        def build(names: list[str]) -> object:
+            return tirx.build(ir.IRModule({n: kernels[n].with_attr("global_symbol", n) for n in names}), target=target)
+
+        workers = min(CODEGEN_THREADS, len(physical_cores()))
+        with ThreadPoolExecutor(workers) as pool:
+            libraries = list(pool.map(build, [list(kernels)[i::workers] for i in range(workers)]))
+        rest = ir.IRModule(
+            {name: func for name, func in functions.items() if name not in kernels}, attrs=lowered.mod.attrs
+        )
         nothing = tvm.transform.Sequential([])  # the module is lowered; the default pipeline would do it again, worse
-        executable = relax.build(lowered.mod, target=profile.tvm_target(), relax_pipeline=nothing, exec_mode="bytecode")
+        executable = relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
     with _timed(seconds, "link"):
         executable.export_library(str(library))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ import pytest
 from heddle.compiler import artifact_writer
 from heddle.compiler.artifact_writer import ArtifactWriter
 from heddle.compiler.driver import compile_model
+from heddle.compiler.weights import WeightWriter
+from heddle.ir_passes.lift_weights import LiftedWeight
+from heddle.models import RandomCheckpoint, WeightSpec
 from heddle.runtime import artifact as artifact_module
 from heddle.runtime.artifact import is_artifact, open_artifact
 from heddle.runtime.errors import ArtifactError, ManifestError
+from heddle.runtime.manifest import Manifest
 from heddle.runtime.memory import load_file
 from heddle.runtime.safetensors import WRITE_BYTES, read_header
 
@@ -136,16 +142,22 @@ def test_large_files_are_hashed_on_request(damaged: Path, monkeypatch: pytest.Mo
 SPECS = [("w", "float16", (8, 8))]
 
 
-def produce(name: str) -> np.ndarray:
+def weight(name: str) -> np.ndarray:
     return np.arange(64, dtype=np.float16).reshape(8, 8)
 
 
-def write(destination: Path, *, note: str = "new") -> None:
+def write(
+    destination: Path,
+    *,
+    note: str = "new",
+    produce: Callable[[str], np.ndarray] = weight,
+    manifest: Manifest | None = None,
+) -> None:
     with ArtifactWriter(destination) as writer:
         writer.write_text("lib.so", note)
         writer.write_text("ir/00-first.py", "# deep\n")
         writer.write_weights("weights.safetensors", SPECS, produce)
-        writer.finish(small_manifest())
+        writer.finish(manifest or small_manifest())
 
 
 def names(folder: Path) -> set[str]:
@@ -172,7 +184,7 @@ def test_written_and_opened(tmp_path: Path) -> None:
     assert set(opened.manifest.files) == {"lib.so", "ir/00-first.py", "weights.safetensors"}
     assert dataclasses.replace(opened.manifest, files={}) == dataclasses.replace(small_manifest(), files={})
     data, _ = load_file(path / "weights.safetensors")
-    np.testing.assert_array_equal(read_header(path / "weights.safetensors")["w"].view(data), produce("w"))
+    np.testing.assert_array_equal(read_header(path / "weights.safetensors")["w"].view(data), weight("w"))
     write(path, note="newer")
     assert (open_artifact(path, verify="full").path / "lib.so").read_text() == "newer"
     assert names(path.parent) == {"model.heddle"}
@@ -181,7 +193,7 @@ def test_written_and_opened(tmp_path: Path) -> None:
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with ArtifactWriter(tmp_path / "a") as writer:
-        writer.write_weights("weights.safetensors", SPECS, produce, lambda done, total: seen.append((done, total)))
+        writer.write_weights("weights.safetensors", SPECS, weight, lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
     assert not names(tmp_path)  # without `finish` there is no artifact
 
@@ -191,7 +203,7 @@ def test_copies_hold_one_piece(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(content)
     with ArtifactWriter(tmp_path / "a") as writer:
         writer.copy("lib.so", tmp_path / "source")
-        writer.write_weights("weights.safetensors", SPECS, produce)
+        writer.write_weights("weights.safetensors", SPECS, weight)
         writer.finish(small_manifest())
     assert (tmp_path / "a" / "lib.so").read_bytes() == content
     open_artifact(tmp_path / "a", verify="full")
@@ -206,9 +218,8 @@ def test_exceptions_leave_nothing(destination: Path, kind: type[BaseException]) 
     def fail(name: str) -> np.ndarray:
         raise kind
 
-    with pytest.raises(kind), ArtifactWriter(destination) as writer:
-        writer.write_text("lib.so", "new")
-        writer.write_weights("weights.safetensors", SPECS, fail)
+    with pytest.raises(kind):
+        write(destination, produce=fail)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
@@ -263,11 +274,10 @@ def test_interrupted_while_moving_into_place(
 
 
 def test_a_manifest_that_could_not_be_read_is_not_written(destination: Path) -> None:
-    with pytest.raises(ManifestError, match="vocab_size must be int"), ArtifactWriter(destination) as writer:
-        writer.write_text("lib.so", "new")
-        writer.write_weights("weights.safetensors", SPECS, produce)
-        manifest = small_manifest()
-        writer.finish(dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, vocab_size=1.5)))  # type: ignore[arg-type]
+    manifest = small_manifest()
+    wrong = dataclasses.replace(manifest.model, vocab_size=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ManifestError, match="vocab_size must be int"):
+        write(destination, manifest=dataclasses.replace(manifest, model=wrong))
 
 
 LIMITED = """
@@ -314,3 +324,33 @@ def test_an_interrupted_compilation(destination: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         compile_model(Path(__file__).parents[1] / "examples" / "tinydoc", destination, progress=interrupt)
+
+
+def test_weights_are_written_with_little_memory(tmp_path: Path) -> None:
+    """Merged, converted and packed: beside the pieces of the file, at most twice the largest stored tensor is held."""
+    rows, columns, layers = 1000, 2048, 3
+    recipe = {
+        "op": "heddle.pack_weight",
+        "attrs": {"layout": "tile32", "parts": 2},
+        "args": [{"op": "concat", "attrs": {}, "args": [{"source": "gate"}, {"source": "up"}]}],
+    }
+    shape = (2 * -(-rows // 32), columns, 32)
+    lifted = {f"gate+up.{i}": LiftedWeight("float16", shape, recipe) for i in range(layers)}
+    checkpoint = RandomCheckpoint(
+        {p: WeightSpec((p,), (rows, columns), "linear") for p in ("gate", "up")}, 0, "float16"
+    )
+    held = {p: checkpoint.read(p).astype(np.float32) for p in ("gate", "up")}  # as a mapped file would: not counted
+    checkpoint.read = held.__getitem__  # type: ignore[method-assign]
+    names = {"gate": "gate", "up": "up"}
+    weights = WeightWriter(lifted, checkpoint, names, dict.fromkeys(names, "float16"))
+    stored = 2 * math.prod(shape)
+    tracemalloc.start()
+    try:
+        with ArtifactWriter(tmp_path / "a") as writer:
+            writer.write_weights("weights.safetensors", weights.specs, weights.produce)
+            _, peak = tracemalloc.get_traced_memory()
+            size = (writer._scratch / "weights.safetensors").stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert size >= layers * stored
+    assert stored < peak < 2 * stored + WRITE_BYTES + (1 << 20)

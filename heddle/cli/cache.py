@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
@@ -21,11 +22,7 @@ def list_entries(as_json: bool) -> None:
 
     found = entries()
     if as_json:
-        rows = [
-            {"key": e.key, "path": str(e.path), "architecture": e.architecture, "bytes": e.bytes, "used": e.used}
-            for e in found
-        ]
-        click.echo(json.dumps(rows))
+        click.echo(json.dumps([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]))
         return
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

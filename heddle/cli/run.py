@@ -36,8 +36,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Generate from PROMPT (or standard input) with MODEL, an artifact or a Hugging Face model directory."""
-    from ..runtime.sampling import SamplingParams
     from ..llm import LLM
+    from ..runtime.sampling import SamplingParams
 
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=list(stop)

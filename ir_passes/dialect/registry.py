@@ -171,7 +171,8 @@ def kernel_samples(
             if case.params.get("kv_dtype", dtype) != dtype:
                 continue
             arrays = KERNELS[name].inputs(rng, **case.params, **case.sizes)
-            scalars = {"layer": int(a) for a in arrays if np.ndim(a) == 0}
+            layers = [int(a) for a in arrays if np.ndim(a) == 0]  # at most one scalar, the layer
+            scalars = {"layer": layers[0]} if layers else {}
             found.append(Sample([a for a in arrays if np.ndim(a)], attrs(case.params) | scalars))
         return found
 
