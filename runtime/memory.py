@@ -219,7 +219,7 @@ def _copy(descriptor: int, size: int, what: str) -> np.ndarray:
     tight = available_memory()[0] < 2 * size
 
     def read(start: int) -> None:
-        piece = memoryview(data)[start : min(start + _COPY_BYTES, size)]
+        piece = data.data[start : min(start + _COPY_BYTES, size)]
         done = 0
         while done < len(piece):
             got = os.preadv(descriptor, [piece[done:]], start + done)

@@ -51,14 +51,12 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted."""
     args = sys.argv[1:] if args is None else args
     try:
-        cli.main(args=args, prog_name="heddle", standalone_mode=False)
+        code = cli.main(args=args, prog_name="heddle", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
     except Exception as error:
         from ..runtime.errors import HeddleError
 
@@ -67,3 +65,4 @@ def main(args: list[str] | None = None) -> None:
         else:
             click.echo(f"heddle: {error}", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

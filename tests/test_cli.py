@@ -1,0 +1,128 @@
+"""The command line: verbs, JSON, and errors that are explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from heddle.cli import VERBS, main
+from tests.conftest import ROOT
+
+MODEL = ROOT / "examples" / "tinydoc"
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `heddle args`."""
+    code = 0
+    try:
+        main([str(a) for a in args])
+    except SystemExit as done:
+        code = int(done.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+    for verb in VERBS:
+        assert call(capsys, verb, "--help")[0] == 0
+
+
+def test_run_gives_json(capsys: pytest.CaptureFixture[str], tinydoc: Path) -> None:
+    code, out, _ = call(
+        capsys, "run", tinydoc, "The command", "--max-tokens", 8, "--temperature", 0, "--threads", 2, "--json"
+    )
+    result = json.loads(out)
+    assert code == 0
+    assert len(result["token_ids"]) <= 8
+    assert result["finish_reason"] in ("stop", "length")
+    assert result["text"]
+
+
+def test_run_streams_from_standard_input(tinydoc: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "heddle.cli",
+        "run",
+        str(tinydoc),
+        "--max-tokens",
+        "8",
+        "--seed",
+        "1",
+        "--threads",
+        "2",
+    ]
+    done = subprocess.run(command, input="The command", capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    assert "2 threads" in done.stderr
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], tinydoc: Path) -> None:
+    code, out, _ = call(capsys, "inspect", tinydoc)
+    assert code == 0
+    for expected in ("LlamaForCausalLM", "body_1", "packed_linear x16", "memory: weights", "lib.so"):
+        assert expected in out
+    found = json.loads(call(capsys, "inspect", tinydoc, "--verify", "--json")[1])
+    assert found["kernels"]["body_1"]["attention"] == 4
+
+
+def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert call(capsys, "check", MODEL)[0] == 0
+    broken = tmp_path / "broken"
+    shutil.copytree(MODEL, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "surprise": 3}))
+    (broken / "tokenizer.json").write_text("{")
+    code, out, _ = call(capsys, "check", broken, "--json")
+    errors = [p["what"] for p in json.loads(out) if p["severity"] == "error"]
+    assert code == 1
+    assert len(errors) >= 3, "all problems are listed at once"
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert code == (1 if found["problems"] else 0)
+    assert found["apache-tvm"] == "0.27.0.post1"
+    assert found["target"].startswith("x86-64")
+
+
+def test_compile_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEDDLE_CACHE", str(tmp_path / "cache"))
+    code, out, _ = call(capsys, "compile", MODEL, "--json")
+    assert code == 0
+    path = Path(json.loads(out)["path"])
+    assert path.is_dir()
+    entries = json.loads(call(capsys, "cache", "list", "--json")[1])
+    assert [e["path"] for e in entries] == [str(path)]
+    assert "removed 1 models" in call(capsys, "cache", "clear", "--yes")[1]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("run", "/nonexistent", "hi"), 1, "fix:"),
+        (("compile", "/nonexistent"), 1, "not a model directory"),
+        (("inspect", "/nonexistent"), 1, "not an artifact"),
+        (("compile", MODEL, "--target", "vax"), 1, "unknown target 'vax'"),
+        (("run", MODEL, "hi", "--temperature", "-1"), 1, "temperature"),
+        (("compile", MODEL, "--dtype", "int3"), 2, "int3"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_errors_are_explained(
+    capsys: pytest.CaptureFixture[str], args: tuple[object, ...], code: int, message: str
+) -> None:
+    found, _, err = call(capsys, *args)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err

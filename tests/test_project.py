@@ -1,0 +1,128 @@
+"""The project's own rules: import directions, moved names, sizes, completeness of registries and tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from heddle.ir_passes.dialect import OPS
+from heddle.ir_passes.pipeline import TvmPasses, phases
+from heddle.schedules.catalog import __all__ as CATALOG
+from heddle.schedules.registry import KERNELS
+from heddle.schedules.target import profile_scope, resolve_target
+from tests.conftest import ROOT
+
+PACKAGES = ("heddle", "compiler", "models", "ir_passes", "schedules", "runtime")
+LEAVES = {"manifest", "plans", "tokenizer", "features", "tvm", "errors", "safetensors", "memory", "artifact"}
+TVM_MODULES = {Path("schedules/compat.py"), Path("runtime/tvm.py")}
+FILES = [p.relative_to(ROOT) for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def imports(file: Path) -> list[str]:
+    """Absolute names of all modules that a file imports, wherever in it."""
+    home = ["heddle", *file.parts[:-1]] if file.parts[0] != "heddle" else list(file.parts[:-1])
+    found = []
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = home[: len(home) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            found += [".".join([*module, alias.name]) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_down(file: Path) -> None:
+    rank = {package: i for i, package in enumerate(PACKAGES)}
+    mine = file.parts[0]
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] != "heddle" or len(parts) < 2:
+            continue
+        other = parts[1] if parts[1] in rank else "heddle"
+        if name == "heddle.__version__":
+            continue
+        assert rank[other] >= rank[mine], f"{file} imports {name}, which is above it"
+        if other == "runtime" and mine not in ("runtime", "heddle"):
+            assert parts[2] in LEAVES, f"{file} imports {name}; only the runtime's leaf modules are for everyone"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_only_two_modules_import_tvm_and_none_imports_torch(file: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(file)}
+    assert "torch" not in roots
+    if file not in TVM_MODULES:
+        assert not roots & {"tvm", "tvm_ffi"}, f"{file} imports TVM; take the names from schedules/compat.py"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_files_are_small(file: Path) -> None:
+    lines = len((ROOT / file).read_text().splitlines())
+    assert lines <= 400, f"{file} has {lines} lines: it is two things"
+
+
+def test_every_pass_has_its_three_tests() -> None:
+    own = [phase.name for phase in phases(64) if not isinstance(phase, TvmPasses)]
+    assert len(own) >= 9
+    for name in own:
+        text = (ROOT / "tests" / "passes" / f"test_{name}.py").read_text()
+        for kind in ("test_expected", "test_must_not_fire", "test_numeric"):
+            assert re.search(rf"^def {kind}", text, re.MULTILINE), f"tests/passes/test_{name}.py has no {kind}"
+
+
+def test_every_kernel_and_op_can_be_judged() -> None:
+    factories = {name for name in CATALOG if name != "row_tile"}
+    assert factories == set(KERNELS), "schedules/catalog.py and the registry disagree"
+    for kernel in KERNELS.values():
+        assert kernel.cases, f"kernel {kernel.name} has no cases"
+        assert kernel.tolerance.why
+    with profile_scope(resolve_target()):
+        for op in OPS.values():
+            assert op.tolerance.why
+            assert op.dtypes
+
+
+def test_kernel_files_register_something_or_are_shared_parts() -> None:
+    shared = {"__init__.py", "reference.py", "spans.py", "linear_spec.py", "linear_rows.py", "linear_tiles.py"}
+    shared |= {"attention_reference.py", "attention_tile.py", "attention_walk.py"}
+    for file in (ROOT / "schedules" / "cpu").glob("*.py"):
+        assert file.name in shared or "@kernel(" in file.read_text(), f"{file.name} registers no kernel"
+
+
+def test_pins_are_exact() -> None:
+    requirements = PROJECT["project"]["dependencies"]
+    assert "apache-tvm==0.27.0.post1" in requirements
+    assert "apache-tvm-ffi==0.1.14.post1" in requirements
+    assert {"serve", "grammar", "torch", "ray", "dev"} <= set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_the_package_list_is_complete() -> None:
+    folders = {p.parent.relative_to(ROOT) for package in PACKAGES for p in (ROOT / package).rglob("__init__.py")}
+    names = {".".join(f.parts if f.parts[0] == "heddle" else ("heddle", *f.parts)) for f in folders}
+    assert names == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_importing_the_face_and_the_compiler_is_lean() -> None:
+    code = (
+        "import sys, heddle; assert 'numpy' not in sys.modules and 'tvm' not in sys.modules;"
+        "import heddle.compiler.driver; assert sys.modules.get('torch') is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_no_path_of_a_machine_is_in_the_tree() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    for name in tracked:
+        file = ROOT / name
+        if file.suffix in (".py", ".md", ".toml") and file.name != "test_project.py":
+            assert not re.search(r"(?<![\w.])/(work|home|root)/", file.read_text()), f"{name} names a machine's path"

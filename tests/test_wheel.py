@@ -1,0 +1,36 @@
+"""A wheel built from the tree installs and works outside of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+SOURCES = ("heddle", "compiler", "models", "ir_passes", "schedules", "runtime")
+
+
+def test_the_wheel_works_outside_of_the_tree(tmp_path: Path, tinydoc: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", str(site), str(tree)], check=True)
+    shutil.rmtree(tree)
+    # -P and PYTHONPATH: the wheel's files come before those of an editable installation.
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    code = "import heddle.compiler.driver, heddle.runtime.engine; print(heddle.__file__)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip().startswith(str(site))
+    command = [sys.executable, "-m", "heddle.cli", "run", str(tinydoc), "The", "--max-tokens", "3", "--threads", "2"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
