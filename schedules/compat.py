@@ -82,10 +82,10 @@ def fast_frames() -> Iterator[None]:
     """
     search = inspect.getmodule
 
-    def getmodule(obj: object, _filename: str | None = None) -> ModuleType | None:
-        if isinstance(obj, FrameType):
-            return sys.modules.get(obj.f_globals.get("__name__", ""))
-        return search(obj, _filename)
+    def getmodule(object: object, _filename: str | None = None) -> ModuleType | None:
+        if isinstance(object, FrameType):
+            return sys.modules.get(object.f_globals.get("__name__", ""))
+        return search(object, _filename)
 
     inspect.getmodule = getmodule
     try:

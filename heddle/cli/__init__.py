@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import traceback
 
@@ -50,6 +51,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted."""
     args = sys.argv[1:] if args is None else args
+    # An exception, unlike the default, lets work in progress clean up behind itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = cli.main(args=args, prog_name="heddle", standalone_mode=False)
     except click.ClickException as error:
