@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .plans import PlanSequence, build_plan
 from .safetensors import read_header, storage_dtype
 from .threads import set_threads, thread_count
 from .tvm import Library, empty, tensor, tensor_array, to_numpy
+
+LOG = logging.getLogger("heddle")
 
 LOGIT_BYTES = 64 << 20
 """Bytes of logits that one call of `head` gives at most; more rows are computed in turns."""
@@ -85,6 +88,7 @@ class ModelRunner:
         pages = pool_pages(artifact, kv_bytes)
         self.library = Library(artifact.file(LIBRARY_FILE))
         self.load_report, self.weights, weights = load_weights(artifact)
+        LOG.info("%s: %s", artifact.path, self.load_report)
         # After the weights: what they have taken is no longer there for the pool.
         self.pool = allocate(
             pages * group.record_bytes,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 import traceback
+from types import FrameType
 
 import click
 
@@ -42,30 +44,52 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="heddle")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Log what is loaded and how.")
+def cli(debug: bool, verbose: bool) -> None:
     """Heddle compiles language models and runs them."""
-    ctx.obj = {"debug": debug}
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 an error that is explained, 2 wrong usage, 128 + n stopped by signal n."""
     args = sys.argv[1:] if args is None else args
-    # An exception, unlike the default, lets work in progress clean up behind itself.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stopped: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # An exception, unlike the default, lets work in progress clean up behind itself. TVM turns what is raised in a
+        # callback into a RuntimeError, so the number is kept aside.
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         code = cli.main(args=args, prog_name="heddle", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(128 + (stopped[0] if stopped else signal.SIGINT))
     except Exception as error:
-        from ..runtime.errors import HeddleError
-
-        if "--debug" in args or not isinstance(error, HeddleError):
+        if stopped:
+            sys.exit(128 + stopped[0])
+        if "--debug" in args:
             traceback.print_exc()
         else:
-            click.echo(f"heddle: {error}", err=True)
+            click.echo(f"heddle: {explain(error)}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, why, and how to fix it; an error that nobody foresaw says how to see its traceback."""
+    from ..runtime.errors import HeddleError
+
+    if not isinstance(error, HeddleError):
+        error = HeddleError(
+            f"unexpected {type(error).__name__}: {error}",
+            "no part of Heddle has foreseen this error; it may be a bug",
+            "run it again as `heddle --debug ...` and report the traceback",
+        )
+    return str(error)

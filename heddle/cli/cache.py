@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..compiler.build_cache import Entry
 
 
 @click.group("cache")
@@ -22,7 +27,7 @@ def list_entries(as_json: bool) -> None:
 
     found = entries()
     if as_json:
-        click.echo(json.dumps([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in found]))
+        click.echo(as_text(found))
         return
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
@@ -34,11 +39,20 @@ def list_entries(as_json: bool) -> None:
 @command.command("clear")
 @click.option("--older-than", default=0.0, metavar="DAYS", help="Only what was not used for this long.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def clear_entries(older_than: float, yes: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the removed entries as JSON.")
+def clear_entries(older_than: float, yes: bool, as_json: bool) -> None:
     """Remove compiled models."""
     from ..compiler.build_cache import cache_directory, clear
 
     if not yes:
-        click.confirm(f"Remove compiled models in {cache_directory()}?", abort=True)
+        click.confirm(f"Remove compiled models in {cache_directory()}?", abort=True, err=True)
     removed = clear(older_than * 86400)
+    if as_json:
+        click.echo(as_text(removed))
+        return
     click.echo(f"removed {len(removed)} models, {sum(e.bytes for e in removed) / 1e6:.1f} MB")
+
+
+def as_text(entries: Sequence[Entry]) -> str:
+    """Entries of the cache as a JSON list."""
+    return json.dumps([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in entries])

@@ -8,6 +8,8 @@ import os
 import platform
 import re
 import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,6 +58,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     found["cores"] = f"{len(physical_cores())} physical, {os.cpu_count()} logical; {thread_count()} threads by default"
     found["memory"] = f"{size_text(available)} available ({limited_by})"
     found["huge pages"] = huge_pages_enabled()
+    found["weights"] = probe_mapping(cache_directory())
     if huge_pages_enabled() == "never":
         problems.append(
             "huge pages are off; weights are read up to a third slower: set transparent_hugepage to madvise"
@@ -66,6 +69,23 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         problems.append("no C++ linker: install g++, or set CXX (only compiling needs it)")
     found["cache"] = str(cache_directory())
     return found, problems
+
+
+def probe_mapping(folder: Path) -> str:
+    """How weights in a file of `folder` would be held: a file like one is written, loaded and removed."""
+    from ..runtime.memory import load_file
+    from ..runtime.safetensors import WRITE_BYTES
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            probe = Path(scratch) / "probe"
+            with probe.open("wb", buffering=0) as file:
+                for _ in range(8):
+                    file.write(bytes(WRITE_BYTES))
+            return str(load_file(probe)[1]).removeprefix("weights ")
+    except OSError as error:
+        return f"not probed: {error}"
 
 
 def pins() -> dict[str, str]:

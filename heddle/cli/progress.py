@@ -12,8 +12,12 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:  # rich would still end its bars with an empty line
+        yield lambda what, done, total: None
+        return
     columns = (TextColumn("{task.description:16}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         tasks = {}
 
         def report(what: str, done: int, total: int) -> None:
