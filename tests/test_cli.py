@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,8 +105,22 @@ def test_compile_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
     assert path.is_dir()
     entries = json.loads(call(capsys, "cache", "list", "--json")[1])
     assert [e["path"] for e in entries] == [str(path)]
-    assert "removed 1 models" in call(capsys, "cache", "clear", "--yes")[1]
+    assert json.loads(call(capsys, "cache", "clear", "--older-than", 1, "--yes", "--json")[1]) == []
+    assert path.is_dir()
+    removed = json.loads(call(capsys, "cache", "clear", "--yes", "--json")[1])
+    assert [e["path"] for e in removed] == [str(path)]
     assert not path.exists()
+    assert "removed 0 models" in call(capsys, "cache", "clear", "--yes")[1]
+
+
+def test_random_weights_need_only_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = tmp_path / "random.heddle"
+    args = (MODEL / "config.json", "-o", output, "--random-weights", 3, "--dtype", "bfloat16", "--max-seqs", 4)
+    code, out, err = call(capsys, "compile", *args)
+    assert (code, err) == (0, ""), "no remains of a progress bar where stderr is no terminal"
+    assert str(output) in out
+    found = json.loads(call(capsys, "inspect", output, "--json")[1])
+    assert (found["model"]["weight_dtype"], found["plan"]["max_seqs"]) == ("bfloat16", 4)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +142,41 @@ def test_errors_are_explained(
     assert found == code
     assert message in err
     assert "Traceback" not in err
+
+
+def test_tracebacks_are_shown_on_request_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise IndexError("surprise")
+
+    monkeypatch.setattr("heddle.models.check.check_model", fail)
+    code, _, err = call(capsys, "check", MODEL)
+    assert (code, "unexpected IndexError: surprise" in err, "Traceback" in err) == (1, True, False)
+    code, _, err = call(capsys, "--debug", "check", MODEL)
+    assert (code, "Traceback" in err) == (1, True)
+
+
+@pytest.mark.parametrize("swallow", ["not at all", "into a RuntimeError", "wholly"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_quietly(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, swallow: str
+) -> None:
+    def stopped_while_working(_: Path) -> list[object]:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:  # what TVM's callbacks make of it
+            if swallow == "not at all":
+                raise
+            if swallow == "into a RuntimeError":
+                raise RuntimeError("from a callback") from error
+        return []
+
+    before = {kept: signal.getsignal(kept) for kept in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr("heddle.models.check.check_model", stopped_while_working)
+    try:
+        code, _, err = call(capsys, "check", MODEL)
+    finally:
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+    assert (code, err.strip()) == (128 + number, "")

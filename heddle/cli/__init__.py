@@ -58,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         # An exception, unlike the default, lets work in progress clean up behind itself. TVM turns what is raised in a
-        # callback into a RuntimeError, so the number is kept aside.
+        # callback into a RuntimeError, or drops it, so the number is kept aside.
         stopped.append(number)
         raise KeyboardInterrupt
 
@@ -79,7 +79,8 @@ def main(args: list[str] | None = None) -> None:
         else:
             click.echo(f"heddle: {explain(error)}", err=True)
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    # Who asked a command to stop does not hear of success, even where it could still finish.
+    sys.exit(128 + stopped[0] if stopped else code if isinstance(code, int) else 0)
 
 
 def explain(error: Exception) -> str:

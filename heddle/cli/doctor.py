@@ -60,9 +60,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     found["huge pages"] = huge_pages_enabled()
     found["weights"] = probe_mapping(cache_directory())
     if huge_pages_enabled() == "never":
-        problems.append(
-            "huge pages are off; weights are read up to a third slower: set transparent_hugepage to madvise"
-        )
+        problems.append("huge pages are off, so weights are read slower: set transparent_hugepage to madvise")
     linker = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     found["linker"] = linker or "none"
     if not linker:
