@@ -13,7 +13,8 @@ from .compat import T
 LANES = 16
 Vec = Any  # a float32x16 expression
 
-# Small stack arrays that must live in registers: without this, TVM makes each a workspace call.
+# Asks TVM to leave a small stack array to LLVM. TVM 0.27 loses the request in StorageRewrite: what counts is that the array has at
+# most 1024 bytes; a larger one becomes a workspace call.
 IN_REGISTERS = {"disable_lower_builtin": True}
 
 
