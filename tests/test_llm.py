@@ -91,8 +91,13 @@ def test_outputs_are_in_order_and_complete(llm: LLM) -> None:
     assert llm.stats.decode.decode_tokens > 0
 
 
-def test_defaults_are_those_of_sampling_params(llm: LLM) -> None:
-    assert len(llm.generate("x")[0].outputs[0].token_ids) == SamplingParams().max_tokens
+def test_defaults_are_those_of_sampling_params(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heddle.runtime.engine.secrets.randbits", lambda bits: 7)  # the seed of who gives none
+    found = llm.generate("x")[0].outputs[0].token_ids
+    assert found == llm.generate("x", SamplingParams(seed=7))[0].outputs[0].token_ids
+    assert (
+        len(llm.generate("x", SamplingParams(ignore_eos=True))[0].outputs[0].token_ids) == SamplingParams().max_tokens
+    )
 
 
 def test_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:

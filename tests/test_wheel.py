@@ -31,6 +31,19 @@ def test_the_wheel_works_outside_of_the_tree(tmp_path: Path, tinydoc: Path) -> N
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip().startswith(str(site))
-    command = [sys.executable, "-m", "heddle.cli", "run", str(tinydoc), "The", "--max-tokens", "3", "--threads", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "heddle.cli",
+        "run",
+        str(tinydoc),
+        "The",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "3",
+        "--threads",
+        "2",
+    ]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
