@@ -32,8 +32,22 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def set_threads(count: int) -> None:
-    """Use `count` threads in compiled code that this thread calls; takes effect at once, also after earlier calls."""
+    """Use `count` threads in compiled code that this thread calls; takes effect at once, also after earlier calls.
+
+    Raises ThreadsError where the pool of this thread has fewer workers: a pool never grows, so it is made with one for
+    each physical core (more if `count` is more); those that are not used sleep.
+    """
     os.environ["TVM_NUM_THREADS"] = str(count)
     os.environ["TVM_BIND_THREADS"] = "0"
-    # Mode 1 prefers big cores; with a count it sizes the pool of the calling thread, whether it exists yet or not.
-    global_function("runtime.config_threadpool")(1, count)
+    configure = global_function("runtime.config_threadpool")
+    # Mode 1 prefers big cores. Where this thread has no pool yet, the length of the list is its size; otherwise the list
+    # changes nothing, as nothing is pinned. The list also overrides TVM_NUM_THREADS until the second call takes that back.
+    configure(1, count, [str(core) for core in range(max(count, len(physical_cores())))])
+    configure(1, count)
+    most = int(global_function("runtime.NumThreads")())
+    if most < count:
+        raise ThreadsError(
+            f"threads={count} is not possible here: this thread's pool has {most}",
+            "TVM's pool was made with that many when this thread first called compiled code, and it never grows",
+            "ask for the largest count first, set TVM_NUM_THREADS before the process starts, or use another thread",
+        )
