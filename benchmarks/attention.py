@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import statistics
 from pathlib import Path
@@ -24,9 +25,9 @@ import numpy as np
 from kernels import describe
 from limits import allocate, compiled, multiplier, readers, seconds, tensor, use_cores
 
+from heddle.ir_passes.sparse.attention.kernel import attention
 from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import PlanLayout
-from heddle.schedules.catalog import attention
 from heddle.schedules.cpu.kv_cache import example_plan, record
 from heddle.schedules.cpu.reference import itemsize
 from heddle.schedules.registry import KERNELS
@@ -95,15 +96,16 @@ class Result:
 def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: int, rounds: int) -> Result:
     """Medians over `rounds`, each of which times the memory limit, the fma limit and the kernel."""
     model, rng = MODELS[name], np.random.default_rng(0)
-    layout = PlanLayout(max(step.new * step.seqs, 32), 16)
+    limits = {"max_tokens": max(step.new * step.seqs, 32), "max_seqs": 16}
+    layout = PlanLayout.of(**limits, heads=model.heads, kv_heads=model.kv_heads)
     rows = "row" if step.name == "decode" else "any"
     plan, positions, pages = example_plan(
-        rng, layout, seqs=step.seqs, start=step.start, new=step.new, rows_only=rows == "row"
+        rng, layout, seqs=step.seqs, start=step.start, new=step.new, rows_only=rows == "row", workers=threads
     )
     one_layer = pages * model.kv_heads * record(model.head_dim) * itemsize(dtype)
     layers = max(1, min(32, CACHE_BYTES // one_layer)) if rows == "row" else 1
     params = dataclasses.asdict(model) | {"layers": layers, "kv_dtype": dtype, "scale": model.head_dim**-0.5}
-    params |= {"window": 0, "rows": rows, "max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    params |= {"window": 0, "rows": rows, **limits}
     cost = KERNELS["attention"].cost(**params, seqs=step.seqs, start=step.start, new=step.new)
     kernel = compiled(attention(target=target, **params), target)
 
@@ -121,12 +123,14 @@ def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: i
     where[...] = positions
     arguments = [tensor(a) for a in (q, where, table, cache)]
     result = tensor(out)
+    [scratch] = KERNELS["attention"].scratch(**params)
+    states = tensor(allocate(4 * math.prod(scratch)).view(np.float32).reshape(scratch))
     layer = itertools.cycle(range(layers))
     multiply, flops = multiplier(target, threads)
     memory = allocate(CACHE_BYTES)
 
     def call() -> None:
-        kernel(*arguments, next(layer), result)
+        kernel(*arguments, next(layer), result, states)
 
     repeat = max(1, min(256, int(4e-2 / max(cost.bytes / 3e10, cost.flops / 2e11))))
     seconds(call, 3)

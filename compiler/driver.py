@@ -157,7 +157,8 @@ def _build(
     progress: Progress | None,
 ) -> Path:
     report = progress or (lambda what, done, total: None)
-    layout = PlanLayout(options.max_tokens, options.max_seqs)
+    heads = {"heads": model.config.num_heads, "kv_heads": model.config.num_kv_heads}
+    layout = PlanLayout.of(options.max_tokens, options.max_seqs, **heads)
     dtypes = matrix_dtypes(model, options.dtype)
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with _timed(seconds, "export"):

@@ -57,7 +57,7 @@ def describe(
         functions=tuple(function_info(name, lowered, options.max_tokens) for name in FUNCTIONS),
         weights=WeightsInfo("weights.safetensors", {name: TensorInfo(dtype, shape) for name, dtype, shape in weights}),
         caches=(cache,),
-        plan=PlanInfo.of(layout),
+        plan=PlanInfo.of(layout, plan_window(model)),
         memory=memory_info(weights_bytes, max(lowered.workspace.values()), cache, model.config.vocab_size),
         files={},
         compile_seconds={name: round(value, 4) for name, value in seconds.items()},
@@ -89,6 +89,11 @@ def cache_group(model: Source, kv_dtype: str) -> CacheGroup:
     shape = (config.num_layers, config.num_kv_heads, PAGE * 2 * config.head_dim)
     record_bytes = math.prod(shape) * ITEM_BYTES[kv_dtype]
     return CacheGroup("kv", "paged", config.num_layers, PAGE, kv_dtype, shape, record_bytes)
+
+
+def plan_window(model: Source) -> int:
+    """The most that any layer looks back; 0 if one looks back to the first token."""
+    return 0 if 0 in model.config.windows else max(model.config.windows)
 
 
 def function_info(name: str, lowered: Lowered, max_tokens: int) -> FunctionInfo:

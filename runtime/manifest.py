@@ -16,8 +16,9 @@ from typing import Any
 
 from .errors import ManifestError
 from .plans import PlanLayout
+from .plans.layout import ARRAYS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 LIBRARY_FILE = "lib.so"
 
@@ -108,21 +109,28 @@ class CacheGroup:
 
 @dataclasses.dataclass(frozen=True)
 class PlanInfo:
-    """Bounds of a step: rows and sequences. Together they fix every offset of the plan (`offsets`, in int32 elements)."""
+    """Bounds of a step. Together they fix every offset of the plan (`offsets`, in int32 elements).
+
+    `window` is the most that any layer looks back (0: some layer looks back to the first token).
+    """
 
     max_tokens: int
     max_seqs: int
+    kv_heads: int
+    tile_rows: int
+    tree_words: int
+    window: int
     offsets: dict[str, int]
 
     @classmethod
-    def of(cls, layout: PlanLayout) -> PlanInfo:
+    def of(cls, layout: PlanLayout, window: int = 0) -> PlanInfo:
         """The record of a layout; `offsets` repeats what follows from the bounds, for readers without this code."""
-        names = ("slot", "row_seq", "row_task", "tiles", "page_indptr", "pages")
-        return cls(layout.max_tokens, layout.max_seqs, {name: getattr(layout, name) for name in names})
+        bounds = {field.name: getattr(layout, field.name) for field in dataclasses.fields(layout)}
+        return cls(**bounds, window=window, offsets={name: getattr(layout, name) for name in ARRAYS})
 
     def layout(self) -> PlanLayout:
         """The layout of these bounds."""
-        return PlanLayout(self.max_tokens, self.max_seqs)
+        return PlanLayout(self.max_tokens, self.max_seqs, self.kv_heads, self.tile_rows, self.tree_words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +222,18 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(
                 f"manifest.caches[{i}].record_bytes is {group.record_bytes}, its record_shape needs {size}"
             )
-    for field in ("max_tokens", "max_seqs"):
-        if getattr(manifest.plan, field) < 1:
-            raise ManifestError(f"manifest.plan.{field} is {getattr(manifest.plan, field)}, it must be at least 1")
+    for field, least in (
+        ("max_tokens", 1),
+        ("max_seqs", 1),
+        ("kv_heads", 1),
+        ("tile_rows", 1),
+        ("tree_words", 0),
+        ("window", 0),
+    ):
+        if getattr(manifest.plan, field) < least:
+            raise ManifestError(
+                f"manifest.plan.{field} is {getattr(manifest.plan, field)}, it must be at least {least}"
+            )
     expected = PlanInfo.of(manifest.plan.layout()).offsets
     if manifest.plan.offsets != expected:
         raise ManifestError(

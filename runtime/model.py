@@ -12,7 +12,7 @@ from .artifact import Artifact
 from .errors import ArtifactError, HeddleError, PoolError
 from .manifest import LIBRARY_FILE
 from .memory import LoadReport, allocate, load_file, size_text
-from .plans import PlanSequence, build_plan
+from .plans import Division, PlanSequence, build_plan
 from .safetensors import read_header, storage_dtype
 from .threads import set_threads, thread_count
 from .tvm import Library, empty, tensor, tensor_array, to_numpy
@@ -101,6 +101,7 @@ class ModelRunner:
             Function(artifact, self.library, name, weights) for name in ("embed", "body", "head")
         )
         self.layout = manifest.plan.layout()
+        self._division = Division(self.threads, manifest.plan.window)
         self.info = RunnerInfo(
             manifest.model.vocab_size,
             manifest.model.context_length,
@@ -123,7 +124,8 @@ class ModelRunner:
         K and V of all rows are stored in the sequences' pages. Raises ValueError where the step exceeds its bounds.
         """
         n = len(tokens)
-        used, positions = build_plan(self.layout, self._plan.array, sequences, rows_only=n <= self._body.few_rows)
+        few = n <= self._body.few_rows
+        used, positions = build_plan(self.layout, self._plan.array, sequences, rows_only=few, division=self._division)
         if len(positions) != n:
             raise ValueError(f"{n} tokens, but the sequences of this step have {len(positions)} new rows")
         self._tokens.array[:n] = tokens

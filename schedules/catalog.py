@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .cpu.attention import attention
 from .cpu.elementwise import add, add_bias, silu_mul
 from .cpu.embedding import embedding
 from .cpu.gather import gather_rows
@@ -15,7 +14,6 @@ from .cpu.rope import rope, rope_table
 __all__ = [
     "add",
     "add_bias",
-    "attention",
     "embedding",
     "gather_rows",
     "kv_append",

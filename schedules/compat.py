@@ -21,12 +21,17 @@ with without_torch():
     from tvm.relax import TensorType, expr_functor
     from tvm.relax.frontend import nn
     from tvm.script import tirx as T
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as ir_builder
+    from tvm.sym import Analyzer
     from tvm.target import Target
     from tvm.tirx import PrimFunc
 
 import tvm_ffi
 
 __all__ = [
+    "Analyzer",
+    "IRBuilder",
     "PrimFunc",
     "T",
     "Target",
@@ -36,6 +41,7 @@ __all__ = [
     "finish",
     "fast_frames",
     "ir",
+    "ir_builder",
     "nn",
     "register_op",
     "relax",

@@ -39,12 +39,18 @@ class Case:
     sizes: Mapping[str, int]
 
 
+def no_scratch(**_: Any) -> list[tuple[int, ...]]:
+    """The scratch of most kernels."""
+    return []
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """A kernel factory and everything that judges it.
 
     `factory(target=..., **params)` gives a PrimFunc whose arguments are the inputs followed by `num_outputs` outputs.
     `inplace` lists the inputs that the kernel also writes; the reference returns their new values before the outputs.
+    `scratch(**params)` gives the shapes of float32 arguments after the outputs, whose values mean nothing to the caller.
     `inputs(rng, **params, **sizes)` gives NumPy arrays; `reference(*inputs, **params)` a tuple of arrays;
     `cost(**params, **sizes)` a Cost.
     """
@@ -58,6 +64,7 @@ class Kernel:
     cases: tuple[Case, ...]
     num_outputs: int = 1
     inplace: tuple[int, ...] = ()
+    scratch: Callable[..., list[tuple[int, ...]]] = no_scratch
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -72,6 +79,7 @@ def kernel(
     cases: list[Case],
     num_outputs: int = 1,
     inplace: tuple[int, ...] = (),
+    scratch: Callable[..., list[tuple[int, ...]]] = no_scratch,
 ) -> Callable[[Callable[..., PrimFunc]], Callable[..., PrimFunc]]:
     """Register a kernel factory under its own name and memoize it (equal parameters give the same PrimFunc object)."""
 
@@ -86,7 +94,9 @@ def kernel(
             with fast_frames():
                 return factory(**params)
 
-        KERNELS[name] = Kernel(name, memoized, reference, inputs, cost, tolerance, tuple(cases), num_outputs, inplace)
+        KERNELS[name] = Kernel(
+            name, memoized, reference, inputs, cost, tolerance, tuple(cases), num_outputs, inplace, scratch
+        )
         return memoized
 
     return register

@@ -26,7 +26,7 @@ from heddle.models import RandomCheckpoint, WeightSpec
 from heddle.runtime import artifact as artifact_module
 from heddle.runtime.artifact import is_artifact, open_artifact
 from heddle.runtime.errors import ArtifactError, ManifestError
-from heddle.runtime.manifest import Manifest
+from heddle.runtime.manifest import FORMAT_VERSION, Manifest
 from heddle.runtime.memory import load_file
 from heddle.runtime.safetensors import WRITE_BYTES, read_header
 
@@ -77,7 +77,7 @@ def test_damaged_manifests(damaged: Path) -> None:
 
 def test_other_format_version(damaged: Path) -> None:
     edit_manifest(damaged, lambda raw: raw.update(format_version=99))
-    assert "manifest.format_version is 99, this Heddle reads 1" in refused(damaged, ManifestError)
+    assert f"manifest.format_version is 99, this Heddle reads {FORMAT_VERSION}" in refused(damaged, ManifestError)
 
 
 @pytest.mark.parametrize(

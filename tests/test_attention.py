@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import tvm_ffi
 
+from heddle.ir_passes.sparse.attention.kernel import attention, states_shape
 from heddle.runtime.features import architecture, cpu_features
-from heddle.runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
-from heddle.schedules.catalog import attention, kv_append, rope, rope_append, rope_table
+from heddle.runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build_plan
+from heddle.schedules.catalog import kv_append, rope, rope_append, rope_table
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.kv_cache import record
 from heddle.schedules.cpu.reference import narrow as stored
 from heddle.schedules.target import PROFILES, TargetProfile
 
 TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
-LAYOUT = PlanLayout(max_tokens=2560, max_seqs=8)
+LIMITS = {"max_tokens": 2560, "max_seqs": 8}
+LAYOUT = PlanLayout(**LIMITS)
 NOWHERE = 1 << 30  # a physical page that no pool has
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it from 3.13 on
 
@@ -58,9 +60,17 @@ class Model:
             "kv_heads": self.kv_heads,
             "head_dim": self.head_dim,
             "kv_dtype": self.kv_dtype,
-            "max_tokens": LAYOUT.max_tokens,
-            "max_seqs": LAYOUT.max_seqs,
+            **LIMITS,
         }
+
+    @property
+    def layout(self) -> PlanLayout:
+        return PlanLayout.of(**LIMITS, heads=self.heads, kv_heads=self.kv_heads)
+
+    def states(self) -> tvm.runtime.Tensor:
+        """The kernel's scratch."""
+        [shape] = states_shape(heads=self.heads, head_dim=self.head_dim, **LIMITS)
+        return tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
 
     def kernel(self, target: TargetProfile, rows: str = "any") -> Callable[..., None]:
         params = {"heads": self.heads, "scale": self.head_dim**-0.5, "window": self.window, "rows": rows}
@@ -110,11 +120,12 @@ class Sequences:
         target: TargetProfile,
         rows: str = "any",
         rows_only: bool = False,
+        workers: int = 2,
     ) -> list[np.ndarray]:
         """Results of every sequence; each step has (sequence, start, rows), writes its keys and values, then attends."""
         kernel = self.model.kernel(target, rows)
         results = [np.zeros_like(q) for q in self.q]
-        plan = np.zeros(LAYOUT.size(sum(map(len, self.tables))), np.int32)
+        plan = np.zeros(self.model.layout.size(sum(map(len, self.tables))), np.int32)
         for step in steps:
             sequences = []
             for seq, start, n in step:
@@ -126,10 +137,11 @@ class Sequences:
                     self.forget(seq, unseen)
                     table[: unseen // PAGE] = NOWHERE
                 sequences.append(PlanSequence(table, start, n))
-            used, positions = build_plan(LAYOUT, plan, sequences, rows_only=rows_only)
+            division = Division(workers, self.model.window)
+            used, positions = build_plan(self.model.layout, plan, sequences, rows_only=rows_only, division=division)
             q = np.concatenate([self.q[seq][start : start + n] for seq, start, n in step])
             out = tvm.runtime.tensor(np.full_like(q, np.nan))
-            kernel(*map(tvm.runtime.tensor, (q, positions, plan[:used], self.cache)), 1, out)
+            kernel(*map(tvm.runtime.tensor, (q, positions, plan[:used], self.cache)), 1, out, self.model.states())
             for (seq, start, n), part in zip(
                 step, np.split(out.numpy(), np.cumsum([s[2] for s in step])[:-1]), strict=True
             ):
@@ -203,11 +215,11 @@ def test_a_mixed_batch_changes_no_bits(threads: int) -> None:
 def test_no_tasks_write_nothing(target: TargetProfile) -> None:
     model = Model(6, 2, 64, "float16", 90)
     out = tvm.runtime.tensor(np.full((1, 6 * 64), 5, np.float32))
-    plan = np.zeros(LAYOUT.size(1), np.int32)
+    plan = np.zeros(model.layout.size(1), np.int32)
     cache = np.zeros((1, 2, 2, record(64)), np.float16)
     for rows in ("row", "any"):
         arrays = (np.zeros((1, 6 * 64), np.float32), np.zeros(1, np.int32), plan, cache)
-        model.kernel(target, rows)(*map(tvm.runtime.tensor, arrays), 1, out)
+        model.kernel(target, rows)(*map(tvm.runtime.tensor, arrays), 1, out, model.states())
     assert (out.numpy() == 5).all()
 
 
@@ -223,12 +235,12 @@ def test_a_pool_of_more_than_two_to_the_31_elements() -> None:
     large.cache = np.frombuffer(pool, np.float16).reshape(pages, *small.cache.shape[1:])
     large.tables = [moved[t].astype(np.int32) for t in large.tables]
     large.write(0, 0, length)
-    plan = np.zeros(LAYOUT.size(3), np.int32)
-    used, positions = build_plan(LAYOUT, plan, [PlanSequence(large.tables[0], 0, length)], rows_only=False)
+    plan = np.zeros(model.layout.size(3), np.int32)
+    used, positions = build_plan(model.layout, plan, [PlanSequence(large.tables[0], 0, length)], rows_only=False)
     out = tvm.runtime.tensor(np.zeros_like(want[0]))
     cache = tvm.runtime.from_dlpack(large.cache)
     arrays = [tvm.runtime.tensor(a) for a in (large.q[0], positions, plan[:used])]
-    model.kernel(TARGETS[-1])(*arrays, cache, 1, out)
+    model.kernel(TARGETS[-1])(*arrays, cache, 1, out, model.states())
     expect_equal([out.numpy()], want)
 
     append = compiled(kv_append(target=TARGETS[-1], **model.params), TARGETS[-1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import heddle.schedules.catalog  # noqa: F401  (fills the registry)
+import heddle.ir_passes.sparse.catalog
+import heddle.schedules.catalog  # noqa: F401
 from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import tvm
 from heddle.schedules.registry import KERNELS, Case, Kernel
@@ -47,7 +48,8 @@ def test_kernel_matches_its_reference(kernel: Kernel, case: Case, target: Target
 
     outputs = [np.full_like(w, 77) for w in wanted[len(kernel.inplace) :]]
     arguments = [argument(a) for a in [*inputs, *outputs]]
-    main(*arguments)
+    scratch = [np.full(shape, np.nan, np.float32) for shape in kernel.scratch(**case.params)]
+    main(*arguments, *map(argument, scratch))
 
     written = [arguments[i] for i in kernel.inplace] + arguments[len(inputs) :]
     for i, (tensor, want) in enumerate(zip(written, wanted, strict=True)):

@@ -41,7 +41,8 @@ def test_the_real_one(tinydoc: Path) -> None:
     assert manifest.to_json() == text
     assert [f.name for f in manifest.functions] == ["embed", "body", "head"]
     assert manifest.function("body").max_rows == manifest.plan.max_tokens
-    assert manifest.plan == PlanInfo.of(PlanLayout(manifest.plan.max_tokens, manifest.plan.max_seqs))
+    heads = {"heads": manifest.model.num_heads, "kv_heads": manifest.model.num_kv_heads}
+    assert manifest.plan == PlanInfo.of(PlanLayout.of(manifest.plan.max_tokens, manifest.plan.max_seqs, **heads))
     on_disk = {str(f.relative_to(tinydoc)) for f in tinydoc.rglob("*") if f.is_file()}
     assert set(manifest.files) == on_disk - {"manifest.json"}
 
@@ -148,7 +149,7 @@ def test_other_format_version_comes_before_all_else(raw: dict[str, Any]) -> None
     assert "(9.1)" in text
     del raw["format_version"]
     assert "manifest.format_version is None" in refused(raw)
-    assert "manifest.format_version must be int" in refused({**raw, "format_version": True})
+    assert "manifest.format_version is True" in refused({**raw, "format_version": True})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format_version": 1'])

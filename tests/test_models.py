@@ -131,9 +131,10 @@ def logits(raw: dict[str, Any], checkpoint: RandomCheckpoint, ids: np.ndarray) -
     arch, config, mod = architecture(raw), config_of(raw), export(raw)
     specs = arch.weights(config)
     pages = np.array([3, 0, 2], np.int32)
-    plan = np.zeros(LAYOUT.size(len(pages)), np.int32)
+    layout = PlanLayout.of(LAYOUT.max_tokens, LAYOUT.max_seqs, heads=config.num_heads, kv_heads=config.num_kv_heads)
+    plan = np.zeros(layout.size(len(pages)), np.int32)
     sequence = PlanSequence(pages, start=0, rows=len(ids))
-    _, positions = build_plan(LAYOUT, plan, [sequence], rows_only=False)
+    _, positions = build_plan(layout, plan, [sequence], rows_only=False)
     cache = np.full((4, config.num_layers, config.num_kv_heads, PAGE * 2 * config.head_dim), np.nan, np.float32)
 
     def call(name: str, *inputs: np.ndarray) -> np.ndarray:

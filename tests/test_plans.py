@@ -1,60 +1,75 @@
-"""The plan of a step against a plain loop over rows, and the errors of what does not fit."""
+"""The plan of a step against a plain loop over rows, what the division of work must cover, and errors of what does not fit."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heddle.runtime.plans import PAGE, TILE_ROWS, PlanLayout, PlanSequence, build_plan
-from heddle.runtime.plans.build import TILE_FROM
-from heddle.runtime.plans.layout import HEADER, TILE_FIELDS
+from heddle.runtime.plans import KV_SEGMENT, PAGE, Division, PlanLayout, PlanSequence, build_plan
+from heddle.runtime.plans.layout import (
+    ARRAYS,
+    DIRECT,
+    HEADER,
+    ITEM_FIELDS,
+    MAX_WORKERS,
+    MERGES,
+    ROW_ITEMS,
+    ROWS,
+    SEQUENCES,
+    TILE_FIELDS,
+    TILES,
+    WORKERS,
+)
+from heddle.runtime.plans.work import shared_prefixes
 
-LAYOUT = PlanLayout(max_tokens=300, max_seqs=6)
+LAYOUT = PlanLayout(max_tokens=300, max_seqs=6, kv_heads=2, tile_rows=8, tree_words=2)
 
 
-def sequence(start: int, rows: int, spare: int = 0, first_page: int = 0) -> PlanSequence:
+def sequence(start: int, rows: int, spare: int = 0, first_page: int = 0, causal: bool = True) -> PlanSequence:
     """A sequence whose pages count down to `first_page`, with `spare` pages more than it needs."""
     pages = -(-(start + rows) // PAGE) + spare
-    return PlanSequence(np.arange(first_page + pages, first_page, -1, dtype=np.int32), start, rows)
+    return PlanSequence(np.arange(first_page + pages, first_page, -1, dtype=np.int32), start, rows, causal)
 
 
-SEQUENCES = st.lists(
-    st.builds(sequence, st.integers(0, 500), st.integers(1, 50), st.integers(0, 3), st.integers(0, 10_000)), max_size=6
+START = st.one_of(st.integers(0, 500), st.integers(2000, 9000))
+SEQUENCES_OF_A_STEP = st.lists(
+    st.builds(sequence, START, st.integers(1, 50), st.integers(0, 3), st.sampled_from([0, 7]), st.booleans()),
+    max_size=6,
 )
+DIVISIONS = st.builds(Division, st.integers(1, 9), st.sampled_from([0, 30, 3000]), st.booleans(), st.booleans())
 
 
 def part(plan: np.ndarray, start: int, length: int) -> list[int]:
     return plan[start : start + length].tolist()
 
 
-@given(SEQUENCES, st.booleans())
-def test_a_plan_is_what_a_loop_over_rows_gives(sequences: list[PlanSequence], rows_only: bool) -> None:
-    out = np.full(LAYOUT.size(500), -1, np.int32)
-    used, positions = build_plan(LAYOUT, out, sequences, rows_only=rows_only)
+@given(SEQUENCES_OF_A_STEP, st.booleans(), DIVISIONS)
+@settings(deadline=None)
+def test_a_plan_is_what_a_loop_over_rows_gives(
+    sequences: list[PlanSequence], rows_only: bool, division: Division
+) -> None:
+    out = np.full(LAYOUT.size(4000), -1, np.int32)
+    used, positions = build_plan(LAYOUT, out, sequences, rows_only=rows_only, division=division)
 
-    slots, owners, tasks, tiles, where, table, indptr = [], [], [], [], [], [], [0]
+    slots, owners, where, limits, table, indptr = [], [], [], [], [], [0]
     for i, s in enumerate(sequences):
-        if not rows_only and s.rows >= TILE_FROM:
-            for done in range(0, s.rows, TILE_ROWS):
-                tiles += [len(where) + done, min(TILE_ROWS, s.rows - done), s.start + done, i]
-        else:
-            tasks += range(len(where), len(where) + s.rows)
         for position in range(s.start, s.start + s.rows):
             slots.append(s.pages[position // PAGE] * PAGE + position % PAGE)
             owners.append(i)
             where.append(position)
+            limits.append(position if s.causal else s.start + s.rows - 1)
         table += s.pages.tolist()
         indptr.append(len(table))
 
-    assert part(out, 0, HEADER) == [len(where), len(tasks), len(tiles) // TILE_FIELDS, len(sequences)] + [0] * (
-        HEADER - 4
-    )
+    assert (out[ROWS], out[SEQUENCES], out[WORKERS]) == (len(where), len(sequences), division.workers)
+    assert part(out, WORKERS + 1, HEADER - WORKERS - 1) == [0] * (HEADER - WORKERS - 1)
     assert part(out, LAYOUT.slot, len(slots)) == slots
     assert part(out, LAYOUT.row_seq, len(owners)) == owners
-    assert part(out, LAYOUT.row_task, len(tasks)) == tasks
-    assert part(out, LAYOUT.tiles, len(tiles)) == tiles
+    assert part(out, LAYOUT.limit, len(limits)) == limits
     assert part(out, LAYOUT.page_indptr, len(indptr)) == indptr
     assert part(out, LAYOUT.pages, len(table)) == table
     assert used == LAYOUT.pages + len(table)
@@ -63,20 +78,94 @@ def test_a_plan_is_what_a_loop_over_rows_gives(sequences: list[PlanSequence], ro
     assert positions.tolist() == where
 
 
+@given(SEQUENCES_OF_A_STEP, st.booleans(), DIVISIONS)
+@settings(deadline=None)
+def test_every_segment_of_every_row_is_served_once(
+    sequences: list[PlanSequence], rows_only: bool, division: Division
+) -> None:
+    out = np.full(LAYOUT.size(4000), -1, np.int32)
+    build_plan(LAYOUT, out, sequences, rows_only=rows_only, division=division)
+    limits, states = part(out, LAYOUT.limit, out[ROWS]), part(out, LAYOUT.state, out[ROWS])
+    served: list[list[int]] = [[] for _ in limits]
+    items = np.reshape(part(out, LAYOUT.row_item, out[ROW_ITEMS] * ITEM_FIELDS), (-1, ITEM_FIELDS))
+    for row, first, end in items:
+        served[row] += range(first, end)
+    tiles = np.reshape(part(out, LAYOUT.tile, out[TILES] * TILE_FIELDS), (-1, TILE_FIELDS))
+    assert not (rows_only and len(tiles))
+    assert len(tiles) <= LAYOUT.max_tiles
+    for start, count, first, end in tiles:
+        assert 1 <= count <= LAYOUT.tile_rows
+        members = part(out, LAYOUT.tile_row + start, count)
+        assert len({states[row] == DIRECT for row in members}) == 1
+        for row in members:
+            served[row] += range(first, end)
+    used: list[int] = []
+    for row, limit in enumerate(limits):
+        seen = max(limit - division.window + 1, 0) if division.window and not division.keep else 0
+        needed = list(range(seen // KV_SEGMENT, limit // KV_SEGMENT + 1))
+        got = [s for s in served[row] if s in needed]
+        assert sorted(got) == needed, "each once; a tile may bring what only its other rows need"
+        if states[row] != DIRECT:
+            used += [states[row] + segment for segment in needed]
+    assert len(set(used)) == len(used)
+    assert all(0 <= number < LAYOUT.max_states for number in used)
+    assert part(out, LAYOUT.merge, out[MERGES]) == [row for row, state in enumerate(states) if state != DIRECT]
+    for at, n in ((LAYOUT.row_work, len(items)), (LAYOUT.tile_work, len(tiles))):
+        bounds = part(out, at, division.workers + 1)
+        assert bounds == sorted(bounds)
+        assert (bounds[0], bounds[-1]) == (0, n * LAYOUT.kv_heads)
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6).filter(lambda rows: sum(rows) <= LAYOUT.max_tokens))
 def test_every_split_of_the_rows_fits_the_tiles(rows: list[int]) -> None:
     out = np.zeros(LAYOUT.size(100), np.int32)
     build_plan(LAYOUT, out, [sequence(0, n) for n in rows], rows_only=False)
-    assert out[2] <= LAYOUT.max_tiles
+    assert out[TILES] <= LAYOUT.max_tiles
+
+
+def test_shared_prefixes_are_whole_segments_of_equal_pages() -> None:
+    a, b = np.arange(600), np.arange(600) + 1000
+    late = np.concatenate([a[:300], b[300:]])
+    once = np.concatenate([a[:255], b[255:]])
+    starts = np.array([9000, 9000, 9000, 9000, 9000, 100])
+    assert shared_prefixes([a, b, late, once, b, a], starts) == [([0, 2, 3], 1), ([1, 4], 4)]
+    assert shared_prefixes([a, late], np.array([9000, 9000])) == [([0, 1], 2)]
+    assert shared_prefixes([a, a], np.array([2047, 9000])) == []
+
+
+def test_workers_get_about_the_same() -> None:
+    layout = PlanLayout(16, 8, kv_heads=1)
+    sequences = [sequence(length - 1, 1) for length in (8192, 512, 4096, 2048, 1024, 700)]
+    out = np.zeros(layout.size(2000), np.int32)
+    build_plan(layout, out, sequences, rows_only=True, division=Division(workers=3))
+    items = np.reshape(part(out, layout.row_item, out[ROW_ITEMS] * ITEM_FIELDS), (-1, ITEM_FIELDS))
+    limits = np.array(part(out, layout.limit, 6))
+    costs = np.minimum(items[:, 2] * KV_SEGMENT, limits[items[:, 0]] + 1) - items[:, 1] * KV_SEGMENT
+    bounds = part(out, layout.row_work, 4)
+    shares = [int(costs[a:b].sum()) for a, b in itertools.pairwise(bounds)]
+    assert max(shares) <= 1.4 * sum(shares) / 3
 
 
 def test_arrays_are_aligned_and_apart() -> None:
-    for layout in (LAYOUT, PlanLayout(1, 1), PlanLayout(2048, 64)):
-        starts = [layout.slot, layout.row_seq, layout.row_task, layout.tiles, layout.page_indptr, layout.pages]
-        lengths = [layout.max_tokens] * 3 + [layout.max_tiles * TILE_FIELDS, layout.max_seqs + 1]
+    for layout in (LAYOUT, PlanLayout(1, 1), PlanLayout(2048, 64, tree_words=4)):
+        n = layout.max_tokens
+        lengths = [n] * 4 + [layout.max_row_items * ITEM_FIELDS, 2 * n, layout.max_tiles * TILE_FIELDS, n]
+        lengths += [MAX_WORKERS + 1] * 2 + [n * layout.tree_fields, layout.max_seqs + 1]
+        starts = [getattr(layout, name) for name in ARRAYS]
+        assert starts[0] == HEADER
         assert all(start % 16 == 0 for start in starts)
         assert all(a + n <= b for a, n, b in zip(starts, lengths, starts[1:], strict=False))
         assert layout.size(7) == layout.pages + 7
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rows"), [(14, 2, 8), (32, 8, 8), (8, 8, 32), (71, 1, 8), (6, 1, 8), (16, 1, 2), (5, 1, 8)]
+)
+def test_tiles_fill_their_registers(heads: int, kv_heads: int, rows: int) -> None:
+    layout = PlanLayout.of(8, 1, heads=heads, kv_heads=kv_heads)
+    assert layout.tile_rows == rows
+    assert layout.tile_rows * heads // kv_heads >= 32
+    assert layout.tile_rows * heads // kv_heads % 8 == 0
 
 
 @pytest.mark.parametrize(
@@ -91,6 +180,12 @@ def test_arrays_are_aligned_and_apart() -> None:
             "sequence 1 has 0 pages, but its last row at position 15 needs 1",
         ),
         ([sequence(0, 1, spare=20)], r"the plan needs \d+ elements \(21 page table entries\)"),
+        (
+            [PlanSequence(np.zeros(1, np.int32), 0, 2, parents=np.array([-1, 1]))],
+            r"parents\[1\] is 1: a parent is an earlier row",
+        ),
+        ([PlanSequence(np.zeros(1, np.int32), 0, 2, parents=np.array([-1]))], "a tree of 1 parents for 2 rows"),
+        ([PlanSequence(np.zeros(5, np.int32), 0, 65, parents=np.arange(65) - 1)], "a tree of 65 rows.* room for 64"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_the_vector(sequences: list[PlanSequence], message: str) -> None:
@@ -105,6 +200,15 @@ def test_the_vector_is_int32() -> None:
         build_plan(LAYOUT, np.zeros(LAYOUT.size(1), np.int64), [sequence(0, 1)], rows_only=True)
 
 
+def test_trees_and_workers_need_room() -> None:
+    out = np.zeros(PlanLayout(8, 1).size(1), np.int32)
+    tree = PlanSequence(np.zeros(1, np.int32), 0, 1, parents=np.array([-1]))
+    with pytest.raises(ValueError, match="tree_words=0"):
+        build_plan(PlanLayout(8, 1), out, [tree], rows_only=True)
+    with pytest.raises(ValueError, match="300 workers; allowed are 1 to 256"):
+        build_plan(PlanLayout(8, 1), out, [sequence(0, 1)], rows_only=True, division=Division(workers=300))
+
+
 def test_a_layout_has_room_for_something() -> None:
-    with pytest.raises(ValueError, match="room for one row and one sequence"):
+    with pytest.raises(ValueError, match="room for one row, one sequence"):
         PlanLayout(0, 1)

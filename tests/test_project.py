@@ -14,6 +14,7 @@ import pytest
 
 from heddle.ir_passes.dialect import OPS
 from heddle.ir_passes.pipeline import TvmPasses, phases
+from heddle.ir_passes.sparse.catalog import __all__ as SPARSE
 from heddle.schedules.catalog import __all__ as CATALOG
 from heddle.schedules.registry import KERNELS
 from heddle.schedules.target import profile_scope, resolve_target
@@ -88,8 +89,8 @@ def test_every_pass_has_its_three_tests() -> None:
 
 
 def test_every_kernel_and_op_can_be_judged() -> None:
-    factories = {name for name in CATALOG if name != "row_tile"}
-    assert factories == set(KERNELS), "schedules/catalog.py and the registry disagree"
+    factories = {name for name in (*CATALOG, *SPARSE) if name != "row_tile"}
+    assert factories == set(KERNELS), "the catalogs and the registry disagree"
     for kernel in KERNELS.values():
         assert kernel.cases, f"kernel {kernel.name} has no cases"
         assert kernel.tolerance.why
@@ -102,7 +103,7 @@ def test_every_kernel_and_op_can_be_judged() -> None:
 
 def test_kernel_files_register_something_or_are_shared_parts() -> None:
     shared = {"__init__.py", "reference.py", "spans.py", "linear_spec.py", "linear_rows.py", "linear_tiles.py"}
-    shared |= {"attention_reference.py", "attention_tile.py", "attention_walk.py"}
+    shared |= {"attention_reference.py", "attention_tile.py", "attention_group.py", "softmax_state.py"}
     for file in (ROOT / "schedules" / "cpu").glob("*.py"):
         assert file.name in shared or "@kernel(" in file.read_text(), f"{file.name} registers no kernel"
 

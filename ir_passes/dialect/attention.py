@@ -13,6 +13,7 @@ import numpy as np
 from ...runtime.plans import PlanLayout
 from ...schedules.compat import nn, relax, tirx
 from ...schedules.registry import KERNELS, Tolerance
+from ..sparse import catalog as _catalog  # noqa: F401  (registers the attention kernel)
 from .registry import (
     WEIGHT_DTYPES,
     Expr,
@@ -177,28 +178,45 @@ rope_append_op = dialect_op(
 
 
 # ---------------------------------------------------------------------------------------------------------- attention
-ATTENTION_ATTRS = ("heads", "scale", "window", "rows")
+ATTENTION_ATTRS = ("heads", "scale", "rows", "value_dim", "window", "lookahead", "sinks", "softcap", "tree_words")
+
+
+def _attention_params(call: relax.Call) -> dict[str, Any]:
+    params = _cache_params(call, 3) | {name: attr(call, name) for name in ATTENTION_ATTRS}
+    return params | {"sink_logits": len(call.args) == 5}
+
+
+def _infer_attention(call: relax.Call) -> Any:
+    return tensor([shape_of(call.args[0])[0], attr(call, "heads") * attr(call, "value_dim")])
 
 
 def _legalize_attention(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    params = _cache_params(call, 3) | {name: attr(call, name) for name in ATTENTION_ATTRS}
+    params = _attention_params(call)
     func = make_kernel("attention", **params)
-    return call_kernel(builder, func, "attention", [*call.args, _layer(call)], call.ty)
+    args = [*call.args[:4], _layer(call), *call.args[4:]]
+    states = [tensor(shape) for shape in KERNELS["attention"].scratch(**params)]
+    both = builder.emit(call_kernel(builder, func, "attention", args, [call.ty, *states]))
+    return relax.TupleGetItem(both, 0)
 
 
 def _context() -> PrimExpr:
     return tirx.Var("context", "int64")
 
 
+def _attention_reference(*arrays: np.ndarray, layer: int, **attrs: Any) -> tuple[np.ndarray, ...]:
+    params = _reference_params(arrays[3], attrs)
+    return KERNELS["attention"].reference(*arrays[:4], np.int64(layer), *arrays[4:], **params)
+
+
 attention_op = dialect_op(
     "attention",
-    "causal attention of q [n, heads * head_dim] over the pages of each row's sequence, the last `window` keys only if > 0",
-    infer=lambda call: tensor(shape_of(call.args[0])),
+    "attention of q [n, heads * head_dim] over the pages of each row's sequence; `AttentionSpec` says what a row sees",
+    infer=_infer_attention,
     legalize=_legalize_attention,
-    reference=lambda *arrays, layer, **attrs: KERNELS["attention"].reference(
-        *arrays, np.int64(layer), **_reference_params(arrays[3], attrs)
+    reference=_attention_reference,
+    samples=kernel_samples(
+        "attention", lambda p: {k: v for k, v in p.items() if k in (*CACHE_ATTRS, *ATTENTION_ATTRS)}
     ),
-    samples=kernel_samples("attention", lambda p: {k: p[k] for k in (*CACHE_ATTRS, *ATTENTION_ATTRS)}),
     tolerance=Tolerance(2e-5, "a float32 softmax over tiles with a polynomial exponential"),
     flops=lambda call: 4 * _elements(call) * _context(),
     bytes=lambda call: 8 * _elements(call) + 2 * _context() * attr(call, "kv_heads") * attr(call, "head_dim") * 4,
@@ -211,6 +229,7 @@ def attention(
     positions: nn.Tensor,
     plan: nn.Tensor,
     cache: nn.Tensor,
+    sink_logits: nn.Tensor | None = None,
     *,
     layer: int,
     heads: int,
@@ -218,9 +237,24 @@ def attention(
     head_dim: int,
     scale: float,
     layout: PlanLayout,
+    value_dim: int = 0,
     window: int = 0,
+    lookahead: int = -1,
+    sinks: int = 0,
+    softcap: float = 0.0,
 ) -> nn.Tensor:
-    """q float32 [n, heads * head_dim], positions int32 [n]: float32 [n, heads * head_dim]."""
-    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
-    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "scale": float(scale), "window": window}
-    return attention_op.emit(q, positions, plan, cache, layer=layer, rows="any", **attrs, **sizes)
+    """q float32 [n, heads * head_dim], positions int32 [n] (, sink_logits float32 [heads]): float32 [n, heads * value_dim].
+
+    `AttentionSpec` says what the variants mean.
+    """
+    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs, "tree_words": layout.tree_words}
+    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim or head_dim}
+    attrs |= {
+        "scale": float(scale),
+        "window": window,
+        "lookahead": lookahead,
+        "sinks": sinks,
+        "softcap": float(softcap),
+    }
+    inputs = [q, positions, plan, cache] + ([sink_logits] if sink_logits is not None else [])
+    return attention_op.emit(*inputs, layer=layer, rows="any", **attrs, **sizes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .build import PlanSequence, build_plan
-from .layout import KV_SEGMENT, KV_TILE, PAGE, TILE_ROWS, PlanLayout
+from .build import Division, build_plan
+from .layout import KV_SEGMENT, KV_TILE, PAGE, PlanLayout
+from .sequence import PlanSequence
 
-__all__ = ["KV_SEGMENT", "KV_TILE", "PAGE", "TILE_ROWS", "PlanLayout", "PlanSequence", "build_plan"]
+__all__ = ["KV_SEGMENT", "KV_TILE", "PAGE", "Division", "PlanLayout", "PlanSequence", "build_plan"]

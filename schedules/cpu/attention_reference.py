@@ -19,35 +19,71 @@ def attention_reference(
     plan: np.ndarray,
     cache: np.ndarray,
     layer: np.int64,
+    logits: np.ndarray | None = None,
     *,
     heads: int,
     kv_heads: int,
     head_dim: int,
     kv_dtype: str,
     scale: float,
-    window: int,
     max_tokens: int,
     max_seqs: int,
+    value_dim: int = 0,
+    window: int = 0,
+    lookahead: int = -1,
+    sinks: int = 0,
+    softcap: float = 0.0,
+    tree_words: int = 0,
     **_: Any,
 ) -> tuple[np.ndarray]:
-    """Row by row, from the page table in the plan."""
-    layout = PlanLayout(max_tokens, max_seqs)
+    """Row by row, from the page table in the plan; `logits` are those of the sinks, float32 [heads]."""
+    layout = PlanLayout.of(max_tokens, max_seqs, heads=heads, kv_heads=kv_heads, tree_words=tree_words)
+    value_dim = value_dim or head_dim
     indptr, table = plan[layout.page_indptr :], plan[layout.pages :]
-    out = np.empty((len(q), heads, head_dim), np.float32)
+    out = np.empty((len(q), heads, value_dim), np.float32)
     for row, position in enumerate(positions):
-        lo = max(position - window + 1, 0) if window else 0
-        first = indptr[plan[layout.row_seq + row]]
-        pages = table[first + lo // PAGE : first + position // PAGE + 1]
-        seen = slice(lo - lo // PAGE * PAGE, position + 1 - lo // PAGE * PAGE)
-        records = widen(cache[pages, layer], kv_dtype).reshape(len(pages), kv_heads, 2, PAGE * head_dim)
-        k = records[:, :, 0].reshape(-1, kv_heads, head_dim, PAGE).transpose(1, 0, 3, 2).reshape(kv_heads, -1, head_dim)
-        v = records[:, :, 1].reshape(-1, kv_heads, PAGE, head_dim).transpose(1, 0, 2, 3).reshape(kv_heads, -1, head_dim)
+        limit = plan[layout.limit + row]
+        last = min(position + lookahead, limit) if lookahead >= 0 else limit
+        token = np.arange(last + 1)
+        visible = (token > position - window) | (token < sinks) if window else token >= 0
+        if tree_words:
+            fields = plan[layout.tree + row * layout.tree_fields :][: layout.tree_fields]
+            node = token - fields[0]
+            word = fields[1:].view(np.uint32)[np.clip(node // 32, 0, tree_words - 1)]
+            visible &= (node < 0) | ((word >> (node % 32).astype(np.uint32)) & 1 == 1)
+        token = token[visible]
+        pages = table[indptr[plan[layout.row_seq + row]] + token // PAGE]
+        k, v = read_cache(cache, pages, token % PAGE, layer, kv_heads, head_dim, value_dim, kv_dtype)
         queries = (q[row].astype(np.float64) * scale).reshape(kv_heads, heads // kv_heads, head_dim)
-        scores = queries @ k[:, seen].astype(np.float64).transpose(0, 2, 1)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        out[row] = (weights @ v[:, seen]).reshape(heads, head_dim)
-    return (out.reshape(len(q), heads * head_dim),)
+        scores = np.einsum("hgd,thd->hgt", queries, k)
+        if softcap:
+            scores = softcap * np.tanh(scores / softcap)
+        sink = np.full((kv_heads, heads // kv_heads, 1), -np.inf)
+        if logits is not None:
+            sink = logits.astype(np.float64).reshape(kv_heads, -1, 1)
+        top = np.maximum(scores.max(-1, keepdims=True), sink)
+        weights = np.exp(scores - top)
+        weights /= weights.sum(-1, keepdims=True) + np.exp(sink - top)
+        out[row] = np.einsum("hgt,thd->hgd", weights, v).reshape(heads, value_dim)
+    return (out.reshape(len(q), heads * value_dim),)
+
+
+def read_cache(
+    cache: np.ndarray,
+    pages: np.ndarray,
+    slots: np.ndarray,
+    layer: np.int64,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    kv_dtype: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """K float64 [tokens, kv_heads, key_dim] and V of tokens at (page, slot)."""
+    records = widen(cache[pages, int(layer)], kv_dtype).astype(np.float64)
+    at = np.arange(len(pages))
+    k = records[..., : PAGE * key_dim].reshape(len(pages), kv_heads, key_dim, PAGE)
+    v = records[..., PAGE * key_dim :].reshape(len(pages), kv_heads, PAGE, value_dim)
+    return k[at, :, :, slots], v[at, :, slots]
 
 
 def attention_inputs(
@@ -67,7 +103,7 @@ def attention_inputs(
     **_: Any,
 ) -> list[np.ndarray]:
     """Random queries and a random cache for `seqs` sequences of `new` rows, the i-th from position start + 13 * i."""
-    layout = PlanLayout(max_tokens, max_seqs)
+    layout = PlanLayout.of(max_tokens, max_seqs, heads=heads, kv_heads=kv_heads)
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=rows == "row")
     q = rng.standard_normal((len(positions), heads * head_dim), np.float32)
     cache = stored(rng.standard_normal((pages, layers, kv_heads, record(head_dim)), np.float32), kv_dtype)

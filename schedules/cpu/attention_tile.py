@@ -1,8 +1,8 @@
-"""One KV tile of attention: scores, softmax update, and weighted values for a group of queries.
+"""One KV tile of attention in explicit vectors, for caches in float32, float16 and bfloat16.
 
-A task serves a group of queries against one kv head: the heads of one row that share it, or up to 32 rows of one head. These
-macros do one tile of 128 tokens for the group (FlashAttention's online softmax). Lanes of the scores are tokens, lanes of the
-values are dimensions, and no operation crosses queries: a query's bits do not depend on its group.
+The micro-kernel of the attention walk: scores of a tile of 128 tokens for a group of queries, and the weighted values. Lanes
+of the scores are tokens, lanes of the values are dimensions, and no operation crosses queries: a query's bits do not depend
+on its group. A record of the cache holds K as [key_dim][16 tokens], then V as [16 tokens][value_dim].
 
 Loops count from 0 and add their start: TVM 0.27 miscompiles some loops that begin at a symbolic minimum.
 """
@@ -10,202 +10,138 @@ Loops count from 0 and add their start: TVM 0.27 miscompiles some loops that beg
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from ...runtime.plans import KV_TILE, PAGE, TILE_ROWS
+from ...runtime.plans import KV_TILE, PAGE
 from ..compat import T
-from ..target import TargetProfile
-from ..vector import IN_REGISTERS, LANES, Vec, const, exp, fma, lanes, splat, widen
+from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll
+from ..vector import LANES, Vec, const, fma, lanes, splat, widen
+from .attention_group import Group
 from .reference import itemsize
 from .spans import fma_span, full, span
 
 TILE_PAGES = KV_TILE // PAGE
-MASKED = -1e30  # the score of a token that a query does not see, and the maximum before any token
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """The queries of one task and their register tiles.
+class KVTile:
+    """Where a tile stands: `cache[page[p], *place, offset]`, its pages [page_lo, page_hi) and tokens [lo, hi) that count.
 
-    The i-th of at most `size` queries stands `row_step` rows and `head_step` heads after the first. `rows` queries are in
-    registers at a time, with `pages` pages of scores or `vectors` vectors of values. `prefetch` where memory bounds the task.
+    `page` holds the physical pages of this tile and of the next one.
     """
 
-    size: int
-    row_step: int
-    head_step: int
-    rows: int
-    pages: int
-    vectors: int
-    prefetch: bool
+    cache: Buffer
+    page: Buffer
+    place: Sequence[Value]
+    page_lo: Value
+    page_hi: Value
+    lo: Value
+    hi: Value
 
-    @property
-    def padded(self) -> int:
-        """Queries including those that fill the last register tile; they repeat the last query."""
-        return -(-self.size // self.rows) * self.rows
+    def at(self, p: Value, offset: Value) -> Value:
+        """Elements of the record of page `p` of the tile."""
+        return self.cache[(self.page[p], *self.place, offset)]
 
-
-def _group(size: int, row_step: int, head_step: int, target: TargetProfile) -> Group:
-    registers = target.vector_registers * target.vector_bits // (32 * LANES)  # float32x16 values
-    most_rows = 8 if registers >= 32 else 4
-    rows = -(-size // -(-size // most_rows))
-    accumulators = max(n for n in (1, 2, 4, 8) if n == 1 or n * rows <= registers * 5 // 8)
-    return Group(size, row_step, head_step, rows, accumulators, accumulators, prefetch=row_step == 0)
+    def fetch(self, p: Value, offset: Value) -> None:
+        """Prefetch the cache line of an element."""
+        address = T.address_of(self.at(p, offset))
+        evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, 3, 1))
 
 
-def row_group(heads: int, kv_heads: int, target: TargetProfile) -> Group:
-    """The query heads of one row that share a kv head, so that KV is read once for all of them."""
-    return _group(heads // kv_heads, 0, 1, target)
+Finish = Callable[[Value, Value, Vec], Vec]
+"""finish(query, page of the tile, raw scores of its 16 tokens): the scores, masked ones at MASKED."""
 
 
-def tile_group(target: TargetProfile) -> Group:
-    """The rows of one tile of one head."""
-    return _group(TILE_ROWS, 1, 0, target)
+class FloatTile:
+    """Scores and values of stored floats, by chains of fma over ascending dimensions and tokens."""
 
+    def __init__(self, group: Group, key_dim: int, value_dim: int, kv_dtype: str) -> None:
+        self.group, self.key_dim, self.value_dim, self.kv_dtype = group, key_dim, value_dim, kv_dtype
+        self.line = 64 // itemsize(kv_dtype) // LANES  # vectors in a cache line
+        columns = -(-key_dim // LANES)
+        self.q = local("scaled", (group.padded, columns * LANES))
+        self.weights = local("s", (group.padded, KV_TILE))
 
-def max_lanes(x: Vec) -> Any:
-    """The largest lane, as the largest of the integers that order like the floats (llvm's own fmax checks for NaN)."""
-    low = T.int32(0x7FFFFFFF)
-    bits = T.reinterpret("int32x16", x)
-    ordered = T.bitwise_xor(bits, T.bitwise_and(T.shift_right(bits, splat(T.int32(31))), splat(low)))
-    top = T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", ordered)
-    return T.reinterpret("float32", T.bitwise_xor(top, T.bitwise_and(T.shift_right(top, T.int32(31)), low)))
+    def load(self, query: Value, q: Callable[[Value, int], Value], scale: float) -> None:
+        """Take the query whose elements are `q(offset, lanes)`, times the scale (one rounding)."""
+        whole, tail = self.key_dim // LANES, self.key_dim % LANES
+        with serial(whole, "d") as d:
+            store(self.q, (query, lanes(d * LANES)), q(d * LANES, LANES) * const(scale))
+        if tail:
+            store(self.q, (query, span(whole * LANES, tail)), q(whole * LANES, tail) * full(scale, tail))
 
+    def repeat(self, query: Value, last: Value) -> None:
+        """Fill a register tile with a copy of the last query."""
+        with serial(-(-self.key_dim // LANES), "d") as d:
+            store(self.q, (query, lanes(d * LANES)), self.q[last, lanes(d * LANES)])
 
-def tile_macros(group: Group, head_dim: int, kv_dtype: str, window: int) -> tuple[Callable[..., None], ...]:
-    """The macros `score`, `update` and `accumulate` of one tile.
-
-    They share scratch: `s` [padded, 128] scores, then weights; `peak` [padded, 16] the maximum and `total` [padded, 16] the
-    partial sums; `acc` [padded, head_dim rounded up to 16]; `page` [16] the physical pages of the tile and of the next one.
-
-    Scoring prefetches the tile's values and accumulating the next tile's keys, which are as large and walked the same way.
-    """
-    rows, pages, vectors = group.rows, group.pages, group.vectors
-    whole, tail = head_dim // LANES, head_dim % LANES
-    line = 64 // itemsize(kv_dtype) // LANES  # vectors in a cache line
-
-    def fetch(cache: Any, page: Any, layer: Any, head: Any, at: Any) -> Any:
-        address = T.address_of(cache[page, layer, head, at])
-        return T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, 0, 3, 1))
-
-    def visible(tile: Any, page: Any, position: Any) -> Any:
-        token = lanes(T.cast(tile * KV_TILE + page * PAGE, "int32"))
-        seen = token <= splat(T.cast(position, "int32"))
-        if not window:
-            return seen
-        return T.bitwise_and(seen, token > splat(T.cast(position - window, "int32")))
-
-    @T.inline
-    def score(q, s, cache, page, layer, head, tile, first, last, blocks, page_lo, page_hi):
-        first_group: T.let = page_lo // pages
-        for step in T.serial((page_hi + (pages - 1)) // pages - first_group):
-            p0: T.let = first_group + step
-            for block in T.serial(blocks):
-                x = T.alloc_buffer((rows, pages, LANES), "float32", scope="global", annotations=IN_REGISTERS)
-                for r in T.unroll(rows):
-                    for p in T.unroll(pages):
-                        x[r, p, lanes(0)] = const(0.0)
-                for d0 in T.serial(head_dim // line):
+    def score(self, tile: KVTile, blocks: Value, finish: Finish) -> tuple[Value, Value]:
+        """Scores of the visible pages, in steps of the register tile; returns the first scored page and their number."""
+        group, line, pages = self.group, self.line, self.group.pages
+        values = PAGE * self.key_dim
+        first_step = let("first_step", T.truncdiv(tile.page_lo, i64(pages)))
+        steps = let("steps", T.truncdiv(tile.page_hi + (pages - 1), i64(pages)) - first_step)
+        with serial(steps, "step") as step:
+            p0 = let("p0", (first_step + step) * pages)
+            with serial(blocks, "block") as block:
+                x = local("x", (group.block, pages, LANES), registers=True)
+                with unroll(group.block, "r") as r, unroll(pages, "p") as p:
+                    store(x, (r, p, lanes(0)), const(0.0))
+                with serial(self.key_dim // line, "d0") as d0:
                     if group.prefetch:
-                        for p in T.unroll(pages):
-                            fetch(cache, page[p0 * pages + p], layer, head, PAGE * head_dim + d0 * (line * PAGE))
-                    for i in T.unroll(line):
-                        for p in T.unroll(pages):
-                            for r in T.unroll(rows):
-                                x[r, p, lanes(0)] = fma(
-                                    widen(
-                                        cache[page[p0 * pages + p], layer, head, lanes((d0 * line + i) * PAGE)],
-                                        kv_dtype,
-                                    ),
-                                    splat(q[block * rows + r, d0 * line + i]),
-                                    x[r, p, lanes(0)],
-                                )
-                for r in T.unroll(rows):
-                    position: T.let = first + T.min(block * rows + r, last) * group.row_step
-                    for p in T.unroll(pages):
-                        s[block * rows + r, lanes((p0 * pages + p) * PAGE)] = T.Select(
-                            visible(tile, p0 * pages + p, position), x[r, p, lanes(0)], const(MASKED)
-                        )
+                        with unroll(pages, "p") as p:
+                            tile.fetch(p0 + p, values + d0 * (line * PAGE))
+                    with unroll(line, "i") as i, unroll(pages, "p") as p, unroll(group.block, "r") as r:
+                        key = widen(tile.at(p0 + p, lanes((d0 * line + i) * PAGE)), self.kv_dtype)
+                        query = splat(self.q[block * group.block + r, d0 * line + i])
+                        store(x, (r, p, lanes(0)), fma(key, query, x[r, p, lanes(0)]))
+                if self.key_dim % line:
+                    self._score_last(tile, x, p0, block)
+                with unroll(group.block, "r") as r:
+                    query = let("query", block * group.block + r)
+                    with unroll(pages, "p") as p:
+                        store(self.weights, (query, lanes((p0 + p) * PAGE)), finish(query, p0 + p, x[r, p, lanes(0)]))
+        return let("first_page", first_step * pages), let("scored", steps * pages)
 
-    @T.inline
-    def update(s, peak, total, acc, queries, page_lo, page_hi):
-        for r in T.serial(queries):
-            top = T.alloc_buffer((LANES,), "float32", scope="global", annotations=IN_REGISTERS)
-            top[lanes(0)] = peak[r, lanes(0)]
-            first_page: T.let = page_lo // pages * pages
-            scored: T.let = (page_hi + (pages - 1)) // pages * pages - first_page
-            for step in T.serial(scored):
-                p: T.let = first_page + step
-                top[lanes(0)] = T.max(top[lanes(0)], s[r, lanes(p * PAGE)])
-            new: T.let = splat(max_lanes(top[lanes(0)]))
-            factor: T.let = exp(peak[r, lanes(0)] - new)
-            peak[r, lanes(0)] = new
-            top[lanes(0)] = fma(total[r, lanes(0)], factor, const(0.0))
-            for step in T.serial(scored):
-                p: T.let = first_page + step
-                x: T.let = s[r, lanes(p * PAGE)]
-                weight: T.let = T.Select(x <= const(MASKED), const(0.0), exp(x - new))
-                top[lanes(0)] = top[lanes(0)] + weight
-                s[r, lanes(p * PAGE)] = weight
-            total[r, lanes(0)] = top[lanes(0)]
-            for d in T.unroll(-(-head_dim // LANES)):
-                acc[r, lanes(d * LANES)] = acc[r, lanes(d * LANES)] * factor
+    def _score_last(self, tile: KVTile, x: Buffer, p0: Value, block: Value) -> None:
+        group = self.group
+        for d in range(self.key_dim // self.line * self.line, self.key_dim):
+            with unroll(group.pages, "p") as p, unroll(group.block, "r") as r:
+                key = widen(tile.at(p0 + p, lanes(d * PAGE)), self.kv_dtype)
+                query = splat(self.q[block * group.block + r, d])
+                store(x, (r, p, lanes(0)), fma(key, query, x[r, p, lanes(0)]))
 
-    @T.inline
-    def accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, column, n, width):
-        for block in T.serial(blocks):
-            x = T.alloc_buffer((rows, n, width), "float32", scope="global", annotations=IN_REGISTERS)
-            for r in T.unroll(rows):
-                for d in T.unroll(n):
-                    x[r, d, span(0, width)] = acc[block * rows + r, span(column + d * width, width)]
-            first_page: T.let = lo // PAGE
-            for page_step in T.serial((hi + (PAGE - 1)) // PAGE - first_page):
-                p: T.let = first_page + page_step
-                begin: T.let = T.max(lo - p * PAGE, T.int64(0))
-                for step in T.serial(T.min(hi - p * PAGE, T.int64(PAGE)) - begin):
-                    t: T.let = begin + step
+    def accumulate(self, tile: KVTile, blocks: Value, acc: Buffer) -> None:
+        """acc += weights times values, token by token; only tokens in [lo, hi) are read."""
+        whole, tail, vectors = self.value_dim // LANES, self.value_dim % LANES, self.group.vectors
+        if whole // vectors:
+            with serial(whole // vectors, "c") as c:
+                self._columns(tile, blocks, acc, c * (vectors * LANES), vectors, LANES)
+        if whole % vectors:
+            self._columns(tile, blocks, acc, whole // vectors * vectors * LANES, whole % vectors, LANES)
+        if tail:
+            self._columns(tile, blocks, acc, whole * LANES, 1, tail)
+
+    def _columns(self, tile: KVTile, blocks: Value, acc: Buffer, column: Value, n: int, width: int) -> None:
+        group, s = self.group, self.weights
+        values = PAGE * self.key_dim
+        with serial(blocks, "block") as block:
+            x = local("x", (group.block, n, width), registers=True)
+            with unroll(group.block, "r") as r, unroll(n, "d") as d:
+                store(x, (r, d, span(0, width)), acc[block * group.block + r, span(column + d * width, width)])
+            with serial(tile.page_hi - tile.page_lo, "page_step") as page_step:
+                p = let("p", tile.page_lo + page_step)
+                begin = let("begin", T.max(tile.lo - p * PAGE, T.int64(0)))
+                with serial(T.min(tile.hi - p * PAGE, T.int64(PAGE)) - begin, "step") as step:
+                    t = let("t", begin + step)
                     if group.prefetch:
-                        for d in T.unroll(-(-n // line)):
-                            fetch(cache, page[TILE_PAGES + p], layer, head, t * head_dim + column + d * (line * LANES))
-                    for d in T.unroll(n):
-                        for r in T.unroll(rows):
-                            x[r, d, span(0, width)] = fma_span(
-                                full(s[block * rows + r, p * PAGE + t], width),
-                                widen(
-                                    cache[
-                                        page[p], layer, head, span((PAGE + t) * head_dim + column + d * width, width)
-                                    ],
-                                    kv_dtype,
-                                    width,
-                                ),
-                                x[r, d, span(0, width)],
-                                width,
-                            )
-            for r in T.unroll(rows):
-                for d in T.unroll(n):
-                    acc[block * rows + r, span(column + d * width, width)] = x[r, d, span(0, width)]
-
-    @T.inline
-    def accumulate(s, acc, cache, page, layer, head, blocks, lo, hi):
-        for c in T.serial(whole // vectors):
-            accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, c * (vectors * LANES), vectors, LANES)
-        if whole % vectors > 0:
-            accumulate_columns(
-                s,
-                acc,
-                cache,
-                page,
-                layer,
-                head,
-                blocks,
-                lo,
-                hi,
-                whole // vectors * vectors * LANES,
-                whole % vectors,
-                LANES,
-            )
-        if tail > 0:
-            accumulate_columns(s, acc, cache, page, layer, head, blocks, lo, hi, whole * LANES, 1, tail)
-
-    return score, update, accumulate
+                        # The next tile's keys, which are as large and lie as far apart.
+                        with unroll(-(-n // self.line), "d") as d:
+                            tile.fetch(TILE_PAGES + p, t * self.value_dim + column + d * (self.line * LANES))
+                    with unroll(n, "d") as d, unroll(group.block, "r") as r:
+                        at = values + t * self.value_dim + column + d * width
+                        value = widen(tile.at(p, span(at, width)), self.kv_dtype, width)
+                        weight = full(s[block * group.block + r, p * PAGE + t], width)
+                        store(x, (r, d, span(0, width)), fma_span(weight, value, x[r, d, span(0, width)], width))
+            with unroll(group.block, "r") as r, unroll(n, "d") as d:
+                store(acc, (block * group.block + r, span(column + d * width, width)), x[r, d, span(0, width)])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
+from ...runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build_plan
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
@@ -22,13 +22,13 @@ from .rope import random_table, rope_reference, rotation
 from .spans import narrow, span
 
 
-def record(head_dim: int) -> int:
+def record(key_dim: int, value_dim: int | None = None) -> int:
     """Elements of one page of one layer and kv head."""
-    return 2 * PAGE * head_dim
+    return PAGE * (key_dim + (key_dim if value_dim is None else value_dim))
 
 
 def example_plan(
-    rng: np.random.Generator, layout: PlanLayout, *, seqs: int, start: int, new: int, rows_only: bool
+    rng: np.random.Generator, layout: PlanLayout, *, seqs: int, start: int, new: int, rows_only: bool, workers: int = 2
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Plan, positions and pool size for `seqs` sequences of `new` rows, the i-th from position start + 13 * i."""
     starts = [start + 13 * i for i in range(seqs)]
@@ -37,7 +37,7 @@ def example_plan(
     ends = np.cumsum(pages)
     sequences = [PlanSequence(shuffled[e - p : e], s, new) for s, p, e in zip(starts, pages, ends, strict=True)]
     plan = np.zeros(layout.size(sum(pages)), np.int32)
-    _, positions = build_plan(layout, plan, sequences, rows_only=rows_only)
+    _, positions = build_plan(layout, plan, sequences, rows_only=rows_only, division=Division(workers))
     return plan, positions, len(shuffled)
 
 

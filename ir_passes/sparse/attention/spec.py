@@ -1,0 +1,52 @@
+"""What an attention layer computes: its shapes and its variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ....runtime.plans import PlanLayout
+
+KV_DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """Static side of one attention over the paged cache.
+
+    A query at position p sees the keys at positions in (p - window, p + lookahead] up to its plan's limit (window 0: from the
+    first; lookahead -1: to the limit, which is p itself in causal plans and the last position in bidirectional ones), and the
+    first `sinks` keys in any case (StreamingLLM). Scores are scaled, then capped: softcap * tanh(score / softcap) if > 0
+    (Gemma 2). `sink_logits` adds a learned logit per head to the denominator (gpt-oss).
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    kv_dtype: str
+    scale: float
+    layout: PlanLayout
+    window: int = 0
+    lookahead: int = -1
+    sinks: int = 0
+    softcap: float = 0.0
+    sink_logits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads do not share {self.kv_heads} kv heads evenly")
+        if self.kv_dtype not in KV_DTYPES:
+            raise ValueError(f"unknown kv_dtype={self.kv_dtype!r}; choose one of {', '.join(KV_DTYPES)}")
+        for name in ("window", "sinks", "softcap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (none) or more")
+        if self.sinks and not self.window:
+            raise ValueError(
+                f"sinks={self.sinks} without a window: every key is seen anyway; give a window or no sinks"
+            )
+
+    @property
+    def sharing(self) -> int:
+        """Query heads of one kv head."""
+        return self.heads // self.kv_heads
