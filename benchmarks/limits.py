@@ -42,7 +42,8 @@ def use_cores(threads: int) -> None:
 
 def allocate(size: int, huge: bool = True) -> np.ndarray:
     """`size` bytes of zeros (already touched) on huge or on 4 kB pages, as uint8."""
-    region = mmap.mmap(-1, size + HUGE_PAGE)
+    # Private: the system gives shared memory, which is what mmap makes by default, no huge pages.
+    region = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     region.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     buffer = np.frombuffer(region, np.uint8)
     start = -buffer.ctypes.data % HUGE_PAGE

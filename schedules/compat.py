@@ -49,6 +49,7 @@ __all__ = [
     "te",
     "tirx",
     "tvm",
+    "tvm_ffi",
 ]
 
 

@@ -1,0 +1,69 @@
+"""Rows dealt to work items: balanced, and grouped.
+
+    balanced: runs of rows with about        grouped: rows of x by group (adapter, expert), groups ragged
+    as many entries each                     group 3 | token 0 4 5
+    item 0 | rows 0 1 2                      group 7 | token 1
+    item 1 | row 3 (long)                    group 8 | token 2 3
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..axes import DenseFixed, DenseVariable, SparseFixed, SparseVariable, Value
+from ..errors import FormatError
+from ..format import Format
+from .check import check_indices
+from .operand import CSR, Operand
+
+
+def balanced(m: Value, n: Value, nnz: Value, items: Value, name: str = "balanced") -> Format:
+    """csr whose rows are dealt to `items` work items: item starts [items + 1], then the arrays of csr; values [nnz]."""
+    levels = (
+        DenseFixed("W", items),
+        DenseVariable("I", m, m, items, f"{name}_"),
+        SparseVariable("J", n, nnz, m, f"{name}_"),
+    )
+    return Format(name, levels, lambda w, i, j: (i.pos, j.coord))
+
+
+def item_rows(indptr: np.ndarray, items: int) -> np.ndarray:
+    """int32[items + 1]: bounds of runs of rows with about as many entries each; a row counts one more, for its output."""
+    m = len(indptr) - 1
+    ends = indptr.astype(np.int64) + np.arange(m + 1)
+    bounds = np.searchsorted(ends, np.linspace(0, ends[-1], items + 1))
+    bounds[0], bounds[-1] = 0, m
+    return np.maximum.accumulate(bounds).astype(np.int32)
+
+
+def to_balanced(a: CSR, items: int, name: str = "balanced") -> Operand:
+    """A matrix as balanced csr."""
+    fmt = balanced(*a.shape, a.nnz, items, name)
+    return Operand(fmt, (item_rows(a.indptr, items), a.indptr, a.indices), a.data)
+
+
+def grouped(groups: Value, tokens: Value, used: Value, entries: Value, name: str = "grouped", disjoint: bool = True) -> Format:
+    """Tokens by group: group ids [used], indptr [used + 1], token ids [entries]; coordinates (group, token).
+
+    `disjoint`: every token is in at most one group (LoRA); otherwise outputs add up (mixture of experts).
+    """
+    levels = (SparseFixed("E", groups, used, 1, f"{name}_"), SparseVariable("T", tokens, entries, used, f"{name}_"))
+    return Format(name, levels, lambda e, t: (e.coord, t.coord), disjoint=disjoint, partition=("E",) if disjoint else ())
+
+
+def group_arrays(group_of: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays of `grouped` for int32[tokens] or int32[tokens, k] groups of every token; -1 means none."""
+    flat = group_of.reshape(len(group_of), -1)
+    token, slot = np.nonzero(flat >= 0)
+    chosen = flat[token, slot]
+    check_indices("groups", chosen.astype(np.int32), groups)
+    order = np.argsort(chosen, kind="stable")
+    tokens = token[order].astype(np.int32)
+    ids, counts = np.unique(chosen, return_counts=True)
+    same = (np.diff(chosen[order]) == 0) & (np.diff(tokens) == 0)
+    if same.any():
+        at = int(np.flatnonzero(same)[0])
+        raise FormatError(
+            f"token {tokens[at]} is in group {chosen[order][at]} twice", "it would count twice", "name each group once a token"
+        )
+    return ids.astype(np.int32), np.concatenate(([0], np.cumsum(counts))).astype(np.int32), tokens

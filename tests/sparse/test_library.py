@@ -1,0 +1,125 @@
+"""Every format of the library: conversion, spmm and sddmm by the plain lowering, against NumPy; and arrays that are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heddle.ir_passes.sparse.errors import FormatError
+from heddle.ir_passes.sparse.library import CSR, LIBRARY, group_arrays, to_band, to_bsr, to_ell, to_hyb
+from tests.sparse.tools import call, library_kernel, random_matrix
+
+MATRICES = st.tuples(
+    st.integers(1, 30), st.integers(1, 30), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans(), st.integers(0, 1 << 20)
+)
+
+
+def matrix(name: str, point: tuple[int, int, float, bool, int]) -> tuple[CSR, np.random.Generator]:
+    m, n, density, rows, seed = point
+    rng = np.random.default_rng(seed)
+    divisor = LIBRARY[name].divisor
+    kind = "band" if name == "band" else "rows" if rows else "uniform"
+    return random_matrix(rng, -(-m // divisor) * divisor, -(-n // divisor) * divisor, density, kind), rng
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+@given(point=MATRICES)
+@settings(max_examples=25, deadline=None)
+def test_spmm(name: str, point: tuple[int, int, float, bool, int]) -> None:
+    a, rng = matrix(name, point)
+    operand = LIBRARY[name].convert(a)
+    b = rng.standard_normal((a.shape[1], 5), np.float32)
+    got = call(library_kernel("spmm", name), [*operand.params, b], (a.shape[0], 5))
+    np.testing.assert_allclose(got, a.to_dense() @ b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+@given(point=MATRICES)
+@settings(max_examples=15, deadline=None)
+def test_sddmm(name: str, point: tuple[int, int, float, bool, int]) -> None:
+    a, rng = matrix(name, point)
+    operand = LIBRARY[name].convert(a)
+    x, z = (rng.standard_normal((side, 7), np.float32) for side in a.shape)
+    got = call(library_kernel("sddmm", name), [*operand.params, x, z], operand.values.shape)
+    want = LIBRARY[name].convert(CSR(a.indptr, a.indices, (a.to_dense() * (x @ z.T))[a.rows, a.indices], a.shape))
+    np.testing.assert_allclose(got, want.values, rtol=1e-4, atol=1e-4)
+
+
+@given(point=MATRICES, parts=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_hyb_members_sum_to_the_matrix(point: tuple[int, int, float, bool, int], parts: int) -> None:
+    a, _ = matrix("csr", point)
+    members = to_hyb(a, [1, 2, 4], parts)
+    total = np.zeros(a.shape, np.float32)
+    for member in members:
+        if member.fmt.name.endswith("tail"):
+            rows, indptr, columns = member.arrays
+            np.add.at(total, (np.repeat(rows, np.diff(indptr)), columns), member.values)
+        else:
+            rows, columns = member.arrays
+            np.add.at(total, (np.repeat(rows, member.values.shape[1]), columns), member.values.ravel())
+    np.testing.assert_array_equal(total, a.to_dense())
+    assert all(len(member.arrays[0]) for member in members), "no empty buckets"
+
+
+def test_conversion_is_vectorised() -> None:
+    rng = np.random.default_rng(0)
+    flat = rng.choice(100_000 * 20_000, 1_000_000, replace=False)
+    a = CSR.from_coordinates(flat // 20_000, flat % 20_000, np.ones(len(flat), np.float32), (100_000, 20_000))
+    for name in ("csr", "csc", "coo", "dcsr", "ell", "balanced"):
+        assert len(LIBRARY[name].convert(a).arrays[-1]) >= len(flat)
+
+
+CSR_2X3 = {"indptr": [0, 2, 3], "indices": [0, 2, 1], "shape": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"indices": [0, 3, 1]}, r"indices\[1\] is 3, out of range for 3 coordinates"),
+        ({"indices": [0, -1, 1]}, r"indices\[1\] is -1, out of range"),
+        ({"indptr": [0, 2]}, "indptr has 2 entries, 3 are needed"),
+        ({"indptr": [1, 2, 3]}, "indptr runs from 1 to 3, there are 3 entries"),
+        ({"indptr": [0, 2, 2]}, "indptr runs from 0 to 2"),
+        ({"indptr": [0, 4, 3]}, "indptr descends at 1: 4, then 3"),
+        ({"indices": [2, 0, 1]}, "indices has 2 before 0 in row 0"),
+        ({"indices": [2, 2, 1]}, "indices has 2 twice in row 0"),
+        ({"indices": [0, 2]}, "2 indices for 3 values"),
+        ({"dtype": np.int64}, r"indptr is int64\[3\]"),
+    ],
+)
+def test_wrong_arrays_are_refused(change: dict, message: str) -> None:
+    case = {"dtype": np.int32} | CSR_2X3 | change
+    with pytest.raises(FormatError, match=message):
+        CSR(*(np.array(case[n], case["dtype"]) for n in ("indptr", "indices")), np.ones(3, np.float32), case["shape"])
+
+
+def test_duplicates_are_refused_and_rows_may_begin_where_the_last_ended() -> None:
+    with pytest.raises(FormatError, match="indices has 1 twice in row 2"):
+        CSR.from_coordinates(np.array([2, 0, 2]), np.array([1, 1, 1]), np.ones(3), (3, 3))
+    CSR(np.array([0, 1, 1, 2], np.int32), np.array([2, 0], np.int32), np.ones(2), (3, 3))
+
+
+def test_what_a_format_cannot_hold_is_refused() -> None:
+    a = CSR.from_dense(np.eye(6, 8, 7, dtype=np.float32) + np.eye(6, 8, dtype=np.float32))
+    with pytest.raises(FormatError, match=r"entry \(0, 7\) lies outside.*"):
+        to_band(a, 1, 6)
+    with pytest.raises(FormatError, match="6 x 8 has no whole blocks of 4"):
+        to_bsr(a, 4)
+    with pytest.raises(ValueError, match="2 entries, more than width=1"):
+        to_ell(a, width=1)
+    with pytest.raises(ValueError, match="ascending widths"):
+        to_hyb(a, [4, 2])
+
+
+def test_groups_are_ragged_and_named_once() -> None:
+    ids, indptr, tokens = group_arrays(np.array([5, -1, 2, 5, 2, 2]), 6)
+    assert (ids.tolist(), indptr.tolist(), tokens.tolist()) == ([2, 5], [0, 3, 5], [2, 4, 5, 0, 3])
+    ids, indptr, tokens = group_arrays(np.array([[0, 1], [1, 0]]), 2)
+    assert (ids.tolist(), indptr.tolist(), tokens.tolist()) == ([0, 1], [0, 2, 4], [0, 1, 0, 1])
+    with pytest.raises(FormatError, match="token 0 is in group 1 twice"):
+        group_arrays(np.array([[1, 1]]), 2)
+    with pytest.raises(FormatError, match="out of range for 5"):
+        group_arrays(np.array([5]), 5)
