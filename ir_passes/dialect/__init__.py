@@ -28,6 +28,7 @@ from .elementwise import (
 )
 from .linear import linear, linear_op, pack_rows, packed_linear
 from .registry import OPS, DialectOp, SymbolicCost, attr, shape_of
+from .sparse import grouped_matmul, sddmm, spmm
 from .weights import pack_weight, pad_vector
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "embedding_op",
     "gather_rows",
     "gather_rows_op",
+    "grouped_matmul",
     "kv_append",
     "kv_append_op",
     "linear",
@@ -58,9 +60,11 @@ __all__ = [
     "rope_op",
     "rope_table",
     "rope_table_op",
+    "sddmm",
     "shape_of",
     "silu_mul",
     "silu_mul_op",
+    "spmm",
 ]
 
 del _catalog

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from .attention.kernel import attention
+from .kernels.grouped import grouped_matmul
+from .kernels.matrix import sddmm, spmm
 
-__all__ = ["attention"]
+__all__ = ["attention", "grouped_matmul", "sddmm", "spmm"]

@@ -108,7 +108,9 @@ class Program:
         return found
 
     def __str__(self) -> str:
-        params = ", ".join(str(p.data.name if isinstance(p, Tensor) and p.data is not None else p.name) for p in self.params)
+        params = ", ".join(
+            str(p.data.name if isinstance(p, Tensor) and p.data is not None else p.name) for p in self.params
+        )
         lines = [f"program {self.name}({params})"]
         lines += [indent(str(fmt)) for fmt in self.formats()]
         lines += [f"  tensor {t}" for t in self.tensors]

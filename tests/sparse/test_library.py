@@ -12,7 +12,11 @@ from heddle.ir_passes.sparse.library import CSR, LIBRARY, group_arrays, to_band,
 from tests.sparse.tools import call, library_kernel, random_matrix
 
 MATRICES = st.tuples(
-    st.integers(1, 30), st.integers(1, 30), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans(), st.integers(0, 1 << 20)
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    st.booleans(),
+    st.integers(0, 1 << 20),
 )
 
 

@@ -1,10 +1,10 @@
 """Blocks of entries: bsr, and band.
 
-    bsr (blocks of 2 x 2)          band (lower 1, upper 1)
-    a a . . | . .                  a b . .
-    a a . . | . .                  c d e .
-    . . . . | b b                  . f g h
-    . . . . | b b                  . . i j
+bsr (blocks of 2 x 2)          band (lower 1, upper 1)
+a a . . | . .                  a b . .
+a a . . | . .                  c d e .
+. . . . | b b                  . f g h
+. . . . | b b                  . . i j
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def to_bsr(a: CSR, block: int, name: str = "bsr") -> Operand:
     m, n = a.shape
     if m % block or n % block:
         raise FormatError(
-            f"a matrix of {m} x {n} has no whole blocks of {block}", "blocks would overhang", "pad the matrix, or choose a divisor"
+            f"a matrix of {m} x {n} has no whole blocks of {block}",
+            "blocks would overhang",
+            "pad the matrix, or choose a divisor",
         )
     rows, columns = a.rows // block, a.indices // block
     key = rows.astype(np.int64) * (n // block) + columns

@@ -11,10 +11,14 @@ def check_vector(name: str, array: np.ndarray, length: int | None = None) -> Non
     """An int32 vector, of `length` if given."""
     if array.dtype != np.int32 or array.ndim != 1:
         raise FormatError(
-            f"{name} is {array.dtype}{list(array.shape)}", "formats hold their arrays as int32 vectors", "convert it with astype"
+            f"{name} is {array.dtype}{list(array.shape)}",
+            "formats hold their arrays as int32 vectors",
+            "convert it with astype",
         )
     if length is not None and len(array) != length:
-        raise FormatError(f"{name} has {len(array)} entries, {length} are needed", fix="give one entry for each position")
+        raise FormatError(
+            f"{name} has {len(array)} entries, {length} are needed", fix="give one entry for each position"
+        )
 
 
 def check_indptr(name: str, indptr: np.ndarray, parents: int, entries: int) -> None:
@@ -64,4 +68,6 @@ def check_ascending(name: str, indptr: np.ndarray, indices: np.ndarray) -> None:
 def check_values(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
     """Values of the shape that the format stores."""
     if values.shape != shape:
-        raise FormatError(f"{name} is {list(values.shape)}, its format stores {list(shape)}", fix="convert the operand again")
+        raise FormatError(
+            f"{name} is {list(values.shape)}, its format stores {list(shape)}", fix="convert the operand again"
+        )

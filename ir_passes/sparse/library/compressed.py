@@ -1,10 +1,10 @@
 """Compressed rows or columns: csr, dcsr, csc, and coo.
 
-    csr                     dcsr                     csc                      coo
-    row 0 | 1 4             only rows that           the same by              (row, col) of
-    row 1 |                 have entries:            columns                  every entry
-    row 2 | 0               row 0 | 1 4                                       (0,1) (0,4) (2,0)
-                            row 2 | 0
+csr                     dcsr                     csc                      coo
+row 0 | 1 4             only rows that           the same by              (row, col) of
+row 1 |                 have entries:            columns                  every entry
+row 2 | 0               row 0 | 1 4                                       (0,1) (0,4) (2,0)
+                        row 2 | 0
 """
 
 from __future__ import annotations

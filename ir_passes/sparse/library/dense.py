@@ -1,9 +1,9 @@
 """Dense operands as a format, alone and as one member of a decomposition: dense low-bit codes + sparse outliers.
 
-    dense + outliers (Atom, KVQuant, SpQR)
-    q q q q       . . . .
-    q q q q   +   . . X .      the outliers' places in the dense member hold 0
-    q q q q       X . . .
+dense + outliers (Atom, KVQuant, SpQR)
+q q q q       . . . .
+q q q q   +   . . X .      the outliers' places in the dense member hold 0
+q q q q       X . . .
 """
 
 from __future__ import annotations

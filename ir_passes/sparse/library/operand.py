@@ -38,7 +38,9 @@ class CSR:
         m, n = self.shape
         if len(self.indices) != len(self.data):
             raise FormatError(
-                f"{len(self.indices)} indices for {len(self.data)} values", "every entry has both", "give as many of each"
+                f"{len(self.indices)} indices for {len(self.data)} values",
+                "every entry has both",
+                "give as many of each",
             )
         check_indptr("indptr", self.indptr, m, len(self.indices))
         check_indices("indices", self.indices, n)

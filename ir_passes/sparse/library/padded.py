@@ -1,8 +1,8 @@
 """Rows of equal length: ell, and hyb, which composes it.
 
-    ell (2 entries a row, * is padding)      hyb: rows by length into ell members, long ones into a dcsr tail
-    rows 0 2 5                               ell1: rows of 1       ell4: rows of 2 to 4      tail: longer rows
-    cols 1 4 | 0 * | 3 5                     | * |                 | * * * . |               | * * * * * * |
+ell (2 entries a row, * is padding)      hyb: rows by length into ell members, long ones into a dcsr tail
+rows 0 2 5                               ell1: rows of 1       ell4: rows of 2 to 4      tail: longer rows
+cols 1 4 | 0 * | 3 5                     | * |                 | * * * . |               | * * * * * * |
 """
 
 from __future__ import annotations

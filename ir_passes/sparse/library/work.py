@@ -1,9 +1,9 @@
 """Rows dealt to work items: balanced, and grouped.
 
-    balanced: runs of rows with about        grouped: rows of x by group (adapter, expert), groups ragged
-    as many entries each                     group 3 | token 0 4 5
-    item 0 | rows 0 1 2                      group 7 | token 1
-    item 1 | row 3 (long)                    group 8 | token 2 3
+balanced: runs of rows with about        grouped: rows of x by group (adapter, expert), groups ragged
+as many entries each                     group 3 | token 0 4 5
+item 0 | rows 0 1 2                      group 7 | token 1
+item 1 | row 3 (long)                    group 8 | token 2 3
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ def to_balanced(a: CSR, items: int, name: str = "balanced") -> Operand:
     return Operand(fmt, (item_rows(a.indptr, items), a.indptr, a.indices), a.data)
 
 
-def grouped(groups: Value, tokens: Value, used: Value, entries: Value, name: str = "grouped", disjoint: bool = True) -> Format:
+def grouped(
+    groups: Value, tokens: Value, used: Value, entries: Value, name: str = "grouped", disjoint: bool = True
+) -> Format:
     """Tokens by group: group ids [used], indptr [used + 1], token ids [entries]; coordinates (group, token).
 
     `disjoint`: every token is in at most one group (LoRA); otherwise outputs add up (mixture of experts).
     """
     levels = (SparseFixed("E", groups, used, 1, f"{name}_"), SparseVariable("T", tokens, entries, used, f"{name}_"))
-    return Format(name, levels, lambda e, t: (e.coord, t.coord), disjoint=disjoint, partition=("E",) if disjoint else ())
+    return Format(
+        name, levels, lambda e, t: (e.coord, t.coord), disjoint=disjoint, partition=("E",) if disjoint else ()
+    )
 
 
 def group_arrays(group_of: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,6 +68,8 @@ def group_arrays(group_of: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndar
     if same.any():
         at = int(np.flatnonzero(same)[0])
         raise FormatError(
-            f"token {tokens[at]} is in group {chosen[order][at]} twice", "it would count twice", "name each group once a token"
+            f"token {tokens[at]} is in group {chosen[order][at]} twice",
+            "it would count twice",
+            "name each group once a token",
         )
     return ids.astype(np.int32), np.concatenate(([0], np.cumsum(counts))).astype(np.int32), tokens

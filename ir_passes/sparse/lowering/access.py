@@ -66,7 +66,8 @@ class Search:
     def load(self, tensor: Tensor, coordinates: Sequence[Value], tail: Sequence[Value]) -> Value:
         """The value at logical coordinates, `miss` where nothing is stored. Emits statements before the current one."""
         fmt = tensor.fmt
-        assert fmt is not None and tensor.data is not None
+        assert fmt is not None
+        assert tensor.data is not None
         if not searchable(fmt):
             raise SparseError(
                 f"{tensor.name} is read off the walk, and its format {fmt.name} cannot be searched",
@@ -92,7 +93,7 @@ class Search:
                 pos = coordinate if not at and not level.variable else level.position(parent, coordinate)
             at.append(Point(rel, pos, coordinate))
             parent = pos
-        value = tensor.data[tuple([*fmt.position(at), *tail])]
+        value = tensor.data[(*fmt.position(at), *tail)]
         return T.if_then_else(found, value, tirx.const(tensor.miss, tensor.dtype))
 
     def _begin(self, level: Axis, parent: Value, first: bool) -> Value:

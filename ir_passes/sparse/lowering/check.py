@@ -68,7 +68,9 @@ def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
     if it.combine:
         monoid(it.combine)
     if it.out.source not in tensors:
-        raise SparseError(f"{it.name} writes {it.out.source.name}, which is no tensor of the program", fix="add it to `tensors`")
+        raise SparseError(
+            f"{it.name} writes {it.out.source.name}, which is no tensor of the program", fix="add it to `tensors`"
+        )
     if it.walk is not None and len(it.coords) != it.walk.ndim:
         raise SparseError(
             f"{it.name} names {len(it.coords)} coordinates, its format {it.walk.name} has {it.walk.ndim}",
@@ -80,7 +82,9 @@ def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
     known |= {str(v.name) for v in it.free}
     for name in it.order or ():
         if name != BLOCK and name not in known:
-            raise SparseError(f"{it.name}: unknown axis {name!r} in the order", fix=f"it has {', '.join(sorted(known))}")
+            raise SparseError(
+                f"{it.name}: unknown axis {name!r} in the order", fix=f"it has {', '.join(sorted(known))}"
+            )
     if it.order and it.depth is None and (missing := known - set(it.order)):
         raise SparseError(
             f"{it.name}: the order lacks {', '.join(sorted(missing))}",
@@ -148,6 +152,13 @@ def _params(program: Program) -> None:
                     f"array {array.name} of format {it.walk.name if it.walk else ''} is no parameter of {program.name}",
                     fix="add `*fmt.aux` to `params`",
                 )
+        own = {t.logical for t in program.tensors}
         for variable in free_vars(it.value):
-            if tirx.is_buffer_var(variable) and variable not in held and variable not in {t.logical for t in program.tensors}:
-                raise SparseError(f"{it.name} reads {variable.name}, which is no tensor of {program.name}", fix="add it to `tensors`")
+            if (
+                tirx.is_buffer_var(variable)
+                and variable not in held
+                and variable not in {t.logical for t in program.tensors}
+            ):
+                raise SparseError(
+                    f"{it.name} reads {variable.name}, which is no tensor of {program.name}", fix="add it to `tensors`"
+                )

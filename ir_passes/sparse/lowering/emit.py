@@ -21,18 +21,17 @@ Env = dict[Any, Value]
 def emit(program: Program) -> Any:
     """The program as a PrimFunc of ordinary s_tir blocks."""
     emitter = _Emitter(program)
-    with IRBuilder() as builder:
-        with ir_builder.prim_func(s_tir=True):
-            T.func_name(program.name)
-            T.func_attr({"tirx.noalias": True})
-            for param in program.params:
-                buffer = param.data if isinstance(param, Tensor) else param
-                T.arg(buffer.name, buffer)
-            for step in program.steps:
-                if isinstance(step, Fused):
-                    emitter.fused(step)
-                else:
-                    emitter.iteration(step, {})
+    with IRBuilder() as builder, ir_builder.prim_func(s_tir=True):
+        T.func_name(program.name)
+        T.func_attr({"tirx.noalias": True})
+        for param in program.params:
+            buffer = param.data if isinstance(param, Tensor) else param
+            T.arg(buffer.name, buffer)
+        for step in program.steps:
+            if isinstance(step, Fused):
+                emitter.fused(step)
+            else:
+                emitter.iteration(step, {})
     return builder.get()
 
 
@@ -55,6 +54,7 @@ class _Emitter:
             for n, group in enumerate(nest[:-1]):
                 self._block(stack, it, group, env, f"{it.name}_o{n}")
             self._block(stack, it, nest[-1], env, it.name)
+
             def allocate(name: str) -> Buffer:
                 array = T.sblock_alloc_buffer((1,), INDEX, scope="local")
                 IRBuilder.name(f"{it.name}_{name}", array)
@@ -77,10 +77,19 @@ class _Emitter:
 
     def fused(self, step: Fused) -> None:
         """Iterations one after another inside one block of their shared levels, with arrays for the row-local tensors."""
-        first, env = step.iterations[0], {}  # type: tuple[Iteration, Env]
+        first = step.iterations[0]
+        env: Env = {}
         assert first.walk is not None
         with ExitStack() as stack:
-            self._block(stack, first, list(first.walk.levels[: step.levels]), env, f"{first.name}_row", rows=True)
+            # A level whose extent depends on the one above stands in a block of its own.
+            nest: list[Group] = [[]]
+            for level in first.walk.levels[: step.levels]:
+                if level.variable and nest[-1]:
+                    nest.append([])
+                nest[-1].append(level)
+            for n, group in enumerate(nest):
+                name = f"{first.name}_row" if n == len(nest) - 1 else f"{first.name}_row_o{n}"
+                self._block(stack, first, group, env, name, rows=True)
             used = {it.out.source for it in step.iterations}
             for tensor in self.tensors.values():
                 if tensor.row_local and tensor.logical in used:
@@ -90,9 +99,7 @@ class _Emitter:
             for it in step.iterations:
                 self.iteration(it, env, step.levels)
 
-    def _block(
-        self, stack: ExitStack, it: Iteration, group: Group, env: Env, name: str, rows: bool = False
-    ) -> None:
+    def _block(self, stack: ExitStack, it: Iteration, group: Group, env: Env, name: str, rows: bool = False) -> None:
         """Open loops over the axes of a group and the block inside them; binds the axes in `env`."""
         loops = []
         for axis in group:
@@ -115,9 +122,7 @@ class _Emitter:
         n = it.walk.levels.index(axis)
         return axis.extent(points(it.walk, env, n)[-1].pos if n else index(0))
 
-    def _rewrite(
-        self, it: Iteration, expr: Any, env: Env, at: Sequence[Point], shared: int, search: Search
-    ) -> Any:
+    def _rewrite(self, it: Iteration, expr: Any, env: Env, at: Sequence[Point], shared: int, search: Search) -> Any:
         """An expression of logical coordinates as one of positions."""
         variables = {v: env[v] for v in it.free}
         if it.walk:
@@ -145,5 +150,5 @@ class _Emitter:
         if not on_walk(it, tensor, old):
             return search.load(tensor, new[:ndim], new[ndim:])
         if tensor.data is not None:
-            return tensor.data[tuple([*tensor.fmt.position(at), *new[ndim:]])]
-        return self.local[tensor.logical][tuple([*new[ndim:], row_local_index(tensor.fmt, at, shared)])]
+            return tensor.data[(*tensor.fmt.position(at), *new[ndim:])]
+        return self.local[tensor.logical][(*new[ndim:], row_local_index(tensor.fmt, at, shared))]

@@ -72,5 +72,3 @@ def fill(it: Iteration, tensor: Tensor) -> Iteration:
         identity,
         masked=False,
     )
-
-

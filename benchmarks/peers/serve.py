@@ -1,0 +1,119 @@
+"""The other side of `peer.py`: times operations of torch, SciPy and MKL in a process of its own.
+
+torch and TVM's LLVM must not share a process. Requests are JSON lines on stdin: {"case": name, "file": .npz} prepares a case,
+{"time": name, "repeat": n} answers mean seconds. An operation that is not there answers {"missing": why}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+THREADS = int(os.environ["OMP_NUM_THREADS"])
+
+
+def torch_csr(a: dict[str, np.ndarray]) -> Any:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(THREADS)
+    parts = [torch.from_numpy(a[n]) for n in ("indptr", "indices", "data")]
+    return torch, torch.sparse_csr_tensor(*parts, tuple(a["shape"].tolist()))
+
+
+def scipy_csr(a: dict[str, np.ndarray]) -> Any:
+    sparse = importlib.import_module("scipy.sparse")
+    return sparse.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"].tolist()))
+
+
+def spmm_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    torch, matrix = torch_csr(a)
+    b = torch.from_numpy(a["b"])
+    return lambda: matrix @ b
+
+
+def spmm_scipy(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    matrix, b = scipy_csr(a), a["b"]
+    return lambda: matrix @ b
+
+
+def spmm_mkl(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    mkl = importlib.import_module("sparse_dot_mkl")
+    matrix, b = scipy_csr(a), a["b"]
+    return lambda: mkl.dot_product_mkl(matrix, b)
+
+
+def bsr_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(THREADS)
+    parts = [torch.from_numpy(a[n]) for n in ("indptr", "indices", "data")]
+    matrix, b = torch.sparse_bsr_tensor(*parts, tuple(a["shape"].tolist())), torch.from_numpy(a["b"])
+    return lambda: matrix @ b
+
+
+def sddmm_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """The faster of z.T as a view and z.T as a contiguous matrix; the sum of `A + x @ z.T` on the entries of A."""
+    torch, matrix = torch_csr(a)
+    x, z = torch.from_numpy(a["x"]), torch.from_numpy(a["z"])
+    call = torch.sparse.sampled_addmm
+    choices = [z.T, z.T.contiguous()]
+    best = min(choices, key=lambda t: min(_seconds(lambda: call(matrix, x, t), 1) for _ in range(3)))
+    return lambda: call(matrix, x, best)
+
+
+def attention_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """SDPA over contiguous float32 keys and values: one batch entry a sequence, causal where there are several rows."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(THREADS)
+    q, k, v = (torch.from_numpy(a[n]) for n in "qkv")
+    causal = bool(q.shape[2] > 1)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    return lambda: sdpa(q, k, v, is_causal=causal, enable_gqa=True)
+
+
+OPERATIONS = {f.__name__: f for f in (spmm_torch, spmm_scipy, spmm_mkl, bsr_torch, sddmm_torch, attention_torch)}
+
+
+def _seconds(call: Callable[[], Any], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    warnings.simplefilter("ignore")
+    calls: dict[str, Callable[[], Any]] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "case" in request:
+            try:
+                with np.load(request["file"]) as arrays:
+                    call = OPERATIONS[request["case"]](dict(arrays))
+                result = np.asarray(_dense(call()))
+                np.save(request["file"] + ".out.npy", result)
+            except (ImportError, OSError, ValueError) as error:
+                print(json.dumps({"missing": f"{type(error).__name__}: {error}"}), flush=True)
+                continue
+            calls[request["case"]] = call
+            print(json.dumps({"ready": True}), flush=True)
+        else:
+            print(json.dumps({"seconds": _seconds(calls[request["time"]], request["repeat"])}), flush=True)
+
+
+def _dense(result: Any) -> Any:
+    """A result as an array; of a sparse one, its values."""
+    if not hasattr(result, "layout"):
+        return result
+    return (result if str(result.layout) == "torch.strided" else result.values()).numpy()
+
+
+if __name__ == "__main__":
+    main()

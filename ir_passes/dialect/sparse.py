@@ -1,0 +1,145 @@
+"""Sparse matrix products and grouped products: the format is an attribute, its arrays are int32 tensors of symbolic extent.
+
+One compilation serves every matrix of a format, every batch, every grouping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...schedules.compat import nn, relax
+from ...schedules.registry import KERNELS, Tolerance
+from ..sparse.kernels.matrix import FORMATS
+from .registry import (
+    Expr,
+    Sample,
+    attr,
+    call_kernel,
+    dialect_op,
+    make_kernel,
+    shape_of,
+    tensor,
+)
+
+FORMAT_PARAMS = {"bsr": ("block",), "band": ("lower", "upper")}
+
+
+def _params(call: relax.Call, width: Any) -> dict[str, Any]:
+    name = attr(call, "format")
+    extra = {param: attr(call, param) for param in FORMAT_PARAMS.get(name, ())}
+    return {"format": name, "width": width, **extra}
+
+
+def _infer_spmm(call: relax.Call) -> Any:
+    return tensor([call.args[-1].values[0], shape_of(call.args[-2])[1]])
+
+
+def _legalize_spmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel("spmm", **_params(call, shape_of(call.args[-2])[1]))
+    return call_kernel(builder, func, "spmm", call.args[:-1], call.ty)
+
+
+def _samples(name: str, with_rows: bool) -> Any:
+    def samples(rng: np.random.Generator, dtype: str) -> list[Sample]:
+        found = []
+        for case in KERNELS[name].cases:
+            arrays = KERNELS[name].inputs(rng, **case.params, **case.sizes)
+            attrs: Mapping[str, Any] = {k: v for k, v in case.params.items() if k != "width"}
+            shape = [relax.ShapeExpr([case.sizes["m"]])] if with_rows else []
+            found.append(Sample([*arrays, *shape], attrs))
+        return found
+
+    return samples
+
+
+spmm_op = dialect_op(
+    "spmm",
+    "A @ b for A in a format: arrays, values, b float32 [n, d], and the shape (rows,) of the result's rows",
+    infer=_infer_spmm,
+    legalize=_legalize_spmm,
+    reference=lambda *arrays, **attrs: KERNELS["spmm"].reference(
+        *arrays[:-1], width=arrays[-2].shape[1], m=int(arrays[-1][0]), **attrs
+    ),
+    samples=_samples("spmm", True),
+    tolerance=Tolerance(1e-5, "float32 sums in ascending order of entries"),
+    flops=lambda call: 2 * _size(call.args[-3]) * shape_of(call.args[-2])[1],
+)
+
+
+def _size(expr: Expr) -> Any:
+    size: Any = 1
+    for extent in shape_of(expr):
+        size = size * extent
+    return size
+
+
+def _legalize_sddmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel("sddmm", **_params(call, shape_of(call.args[-1])[1]))
+    return call_kernel(builder, func, "sddmm", call.args, call.ty)
+
+
+sddmm_op = dialect_op(
+    "sddmm",
+    "A * (x @ z.T) on the entries of A: arrays, values, x float32 [m, d], z float32 [n, d]",
+    infer=lambda call: tensor(shape_of(call.args[-3])),
+    legalize=_legalize_sddmm,
+    reference=lambda *arrays, **attrs: KERNELS["sddmm"].reference(*arrays, width=arrays[-1].shape[1], **attrs),
+    samples=_samples("sddmm", False),
+    tolerance=Tolerance(1e-5, "float32 sums in 16 lanes"),
+    flops=lambda call: 2 * _size(call.args[-3]) * shape_of(call.args[-1])[1],
+)
+
+
+def _legalize_grouped(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    _, features, out = shape_of(call.args[4])
+    return call_kernel(
+        builder, make_kernel("grouped_matmul", features=features, out=out), "grouped_matmul", call.args, call.ty
+    )
+
+
+grouped_matmul_op = dialect_op(
+    "grouped_matmul",
+    "tokens times the matrix of their group: ids, indptr, tokens, x float32 [n, k], w float32 [groups, k, o]",
+    infer=lambda call: tensor([shape_of(call.args[3])[0], shape_of(call.args[4])[2]]),
+    legalize=_legalize_grouped,
+    reference=lambda *arrays: KERNELS["grouped_matmul"].reference(*arrays),
+    samples=lambda rng, dtype: [
+        Sample(KERNELS["grouped_matmul"].inputs(rng, **case.params, **case.sizes), {})
+        for case in KERNELS["grouped_matmul"].cases
+    ],
+    tolerance=Tolerance(1e-5, "float32 sums over features in ascending order"),
+    flops=lambda call: 2 * shape_of(call.args[2])[0] * _size(call.args[4]),
+)
+
+
+def _checked(format: str, params: Mapping[str, int]) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    wanted = FORMAT_PARAMS.get(format, ())
+    if set(params) != set(wanted):
+        raise ValueError(f"format {format} takes the parameters {list(wanted)}, got {sorted(params)}")
+
+
+def spmm(
+    arrays: Sequence[nn.Tensor], values: nn.Tensor, b: nn.Tensor, *, rows: Any, format: str, **params: int
+) -> nn.Tensor:
+    """A @ b: float32 [rows, d]; ValueError for an unknown format or its parameters."""
+    _checked(format, params)
+    args = [t._expr for t in (*arrays, values, b)]
+    return nn.op.wrap_nested(spmm_op(*args, relax.ShapeExpr([rows]), format=format, **params), "spmm")
+
+
+def sddmm(
+    arrays: Sequence[nn.Tensor], values: nn.Tensor, x: nn.Tensor, z: nn.Tensor, *, format: str, **params: int
+) -> nn.Tensor:
+    """Values of A * (x @ z.T), in A's format."""
+    _checked(format, params)
+    return sddmm_op.emit(*arrays, values, x, z, format=format, **params)
+
+
+def grouped_matmul(ids: nn.Tensor, indptr: nn.Tensor, tokens: nn.Tensor, x: nn.Tensor, w: nn.Tensor) -> nn.Tensor:
+    """y[t] = sum over the groups g of token t of x[t] @ w[g]; arrays as `group_arrays` gives them."""
+    return grouped_matmul_op.emit(ids, indptr, tokens, x, w)

@@ -1,0 +1,1 @@
+"""Sparse kernels: programs, schedules, and the registered factories."""
