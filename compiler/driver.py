@@ -22,6 +22,7 @@ from ..runtime.errors import HeddleError
 from ..runtime.features import physical_cores
 from ..runtime.manifest import LIBRARY_FILE
 from ..runtime.plans import PlanLayout
+from ..runtime.plans.cache import STORAGE
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.target import TargetProfile, resolve_target
 from . import build_cache
@@ -139,9 +140,9 @@ def _options(
 ) -> Options:
     stored = dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
     chosen = kv_dtype or stored
-    for name, value in (("dtype", stored), ("kv_dtype", chosen)):
-        if value not in FLOAT_DTYPES:
-            raise HeddleError(f"{name}={value!r} is not supported", fix=f"choose one of: {', '.join(FLOAT_DTYPES)}")
+    for name, value, known in (("dtype", stored, FLOAT_DTYPES), ("kv_dtype", chosen, tuple(STORAGE))):
+        if value not in known:
+            raise HeddleError(f"{name}={value!r} is not supported", fix=f"choose one of: {', '.join(known)}")
     for name, number in (("max_tokens", max_tokens), ("max_seqs", max_seqs)):
         if number < 1:
             raise HeddleError(f"{name}={number} is not possible", fix="give at least 1")

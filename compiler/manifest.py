@@ -24,6 +24,7 @@ from ..runtime.manifest import (
     WeightsInfo,
 )
 from ..runtime.plans import PAGE, PlanLayout
+from ..runtime.plans.cache import cache_record
 from ..runtime.tvm import ffi_version, tvm_version
 from ..schedules.target import TargetProfile
 
@@ -86,9 +87,11 @@ def model_info(model: Source, options: Options) -> ModelInfo:
 def cache_group(model: Source, kv_dtype: str) -> CacheGroup:
     """The one paged group of a decoder: per page, every layer's and kv head's K, then V."""
     config = model.config
-    shape = (config.num_layers, config.num_kv_heads, PAGE * 2 * config.head_dim)
-    record_bytes = math.prod(shape) * ITEM_BYTES[kv_dtype]
-    return CacheGroup("kv", "paged", config.num_layers, PAGE, kv_dtype, shape, record_bytes)
+    size = cache_record(kv_dtype, config.head_dim, config.head_dim).size
+    shape = (config.num_layers, config.num_kv_heads, size)
+    dtype = "uint8" if kv_dtype == "int8" else kv_dtype  # codes and scales share a record: bytes
+    record_bytes = math.prod(shape) * ITEM_BYTES[dtype]
+    return CacheGroup("kv", "paged", config.num_layers, PAGE, dtype, shape, record_bytes)
 
 
 def plan_window(model: Source) -> int:

@@ -33,7 +33,7 @@ class LLM:
     quant: a quantization scheme; this version has none.
     threads: threads of compiled code; None takes TVM_NUM_THREADS, else the physical cores.
     dtype: "float32", "float16" or "bfloat16" stores all matrices so; None keeps the checkpoint's types.
-    kv_dtype: the type of the KV cache; None takes that of the weights.
+    kv_dtype: the type of the KV cache (float32, float16, bfloat16 or int8); None takes that of the weights.
     max_tokens, max_seqs: the most tokens and sequences of one step, fixed when compiling.
     context_length: a shorter context than the model's.
     kv_memory: size of the KV pool in bytes, or as text ("2GB", "512MiB"); None takes two full contexts.

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..ir_passes import dialect
-from ..runtime.plans import PAGE, PlanLayout
+from ..runtime.plans import PlanLayout
+from ..runtime.plans.cache import STORAGE, cache_record
 from ..schedules.compat import nn, tvm
 from .llama_config import LlamaConfig, llama_config, mistral_config, qwen2_config
 from .registry import Architecture, register
@@ -192,11 +193,12 @@ def export(config: LlamaConfig, dtypes: Dtypes, kv_dtype: str, layout: PlanLayou
     """The functions `embed`, `body` and `head` as dialect calls, with symbolic n, r, p and num_pages.
 
     Each takes its inputs, then the parameters it uses, named as in `weights`; the attribute `num_input` says where
-    these begin. The cache is [num_pages, layers, kv heads, PAGE * 2 * head_dim] of kv_dtype, bfloat16 held as uint16.
+    these begin. The cache is [num_pages, layers, kv heads, record]; `runtime.plans.cache` says what stands in a record.
     """
     _check_dtypes(config, dtypes, kv_dtype)
-    stored = "uint16" if kv_dtype == "bfloat16" else kv_dtype
-    record = [config.num_layers, config.num_kv_heads, PAGE * 2 * config.head_dim]
+    stored = STORAGE[kv_dtype]
+    size = cache_record(kv_dtype, config.head_dim, config.head_dim).size
+    record = [config.num_layers, config.num_kv_heads, size]
     hidden = nn.spec.Tensor(["n", config.hidden_size], "float32")
 
     def ids(size: str) -> nn.spec.Tensor:
@@ -224,9 +226,11 @@ def _check_dtypes(config: LlamaConfig, dtypes: Dtypes, kv_dtype: str) -> None:
         raise ValueError(
             f"dtypes are given for {', '.join(unknown[:5])}, which are no linear or embedding weights of this model"
         )
-    for dtype in {*dtypes.values(), kv_dtype}:
+    for dtype in set(dtypes.values()):
         if dtype not in FLOAT_DTYPES:
             raise ValueError(f"dtype {dtype!r} is not supported; supported: {', '.join(FLOAT_DTYPES)}")
+    if kv_dtype not in STORAGE:
+        raise ValueError(f"kv_dtype {kv_dtype!r} is not supported; supported: {', '.join(STORAGE)}")
 
 
 for _name, _model_type, _config in (

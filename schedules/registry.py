@@ -33,10 +33,11 @@ class Tolerance:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One point where a kernel is tested: static factory parameters and run-time sizes."""
+    """One point where a kernel is tested: static factory parameters and run-time sizes; `tolerance` if it has its own."""
 
     params: Mapping[str, Any]
     sizes: Mapping[str, int]
+    tolerance: Tolerance | None = None
 
 
 def no_scratch(**_: Any) -> list[tuple[int, ...]]:

@@ -49,12 +49,13 @@ PROFILES: dict[str, TargetProfile] = {
     for p in (
         TargetProfile("x86-64-v3", "x86_64", "x86-64-v3", (), _V3, 256, 16),
         TargetProfile("x86-64-v4", "x86_64", "x86-64-v4", (), _V4, 512, 32),
+        TargetProfile("x86-64-v4-vnni", "x86_64", "x86-64-v4", ("+avx512vnni",), _V4 | {"avx512_vnni"}, 512, 32),
     )
 }
 
 
 def resolve_target(name: str = "native") -> TargetProfile:
-    """The profile called `name`; `native` is the widest one that this CPU can run.
+    """The profile called `name`; `native` is the widest one that this CPU can run, with the most features.
 
     Raises ValueError for an unknown name, and where no profile fits this CPU (with the flags that are missing).
     """
@@ -69,7 +70,7 @@ def resolve_target(name: str = "native") -> TargetProfile:
         raise ValueError(
             f"no target profile fits this {architecture()} CPU ({lacks or 'no profile for this architecture'})"
         )
-    return max(fitting, key=lambda p: p.vector_bits)
+    return max(fitting, key=lambda p: (p.vector_bits, len(p.features)))
 
 
 _CURRENT: contextvars.ContextVar[TargetProfile | None] = contextvars.ContextVar("heddle_target", default=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..runtime.plans.cache import STORAGE
 from .compat import T
 
 LANES = 16
@@ -58,8 +59,8 @@ def widen(value: Any, dtype: str, n: int = LANES) -> Vec:
 
 
 def storage(dtype: str) -> str:
-    """The buffer dtype that holds `dtype`: bfloat16 travels as uint16, because NumPy and DLPack do not know it."""
-    return "uint16" if dtype == "bfloat16" else dtype
+    """The buffer dtype that holds `dtype`: bfloat16 travels as uint16 (NumPy and DLPack do not know it), int8 records as bytes."""
+    return STORAGE[dtype]
 
 
 def exp(x: Vec) -> Vec:
@@ -67,7 +68,15 @@ def exp(x: Vec) -> Vec:
 
     Cody-Waite reduction by log2(e) and a polynomial in explicit fma. libm is neither vectorised nor reproducible.
     """
-    x = T.max(T.min(x, const(87.0)), const(-87.0))
+    return _exp(T.max(T.min(x, const(87.0)), const(-87.0)))
+
+
+def exp_down(x: Vec) -> Vec:
+    """e**x for x <= 0: the bits of `exp` without its clamp above."""
+    return _exp(T.max(x, const(-87.0)))
+
+
+def _exp(x: Vec) -> Vec:
     n = T.call_llvm_pure_intrin("float32x16", "llvm.nearbyint", x * const(1.4426950408889634))
     f = fma(n, const(-0.693359375), x)
     f = fma(n, const(2.12194440e-4), f)

@@ -17,6 +17,7 @@ from heddle.runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build
 from heddle.schedules.catalog import kv_append, rope, rope_append, rope_table
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.kv_cache import record
+from heddle.schedules.cpu.kv_int8 import write_int8
 from heddle.schedules.cpu.reference import narrow as stored
 from heddle.schedules.target import PROFILES, TargetProfile
 
@@ -88,13 +89,16 @@ class Sequences:
         self.model, self.lengths = model, lengths
         width = model.kv_heads * model.head_dim
         self.q = [rng.standard_normal((n, model.heads * model.head_dim), np.float32) * 3 for n in lengths]
-        self.k = [stored(rng.standard_normal((n, width), np.float32), model.kv_dtype) for n in lengths]
-        self.v = [stored(rng.standard_normal((n, width), np.float32), model.kv_dtype) for n in lengths]
+        dtype = "float32" if model.kv_dtype == "int8" else model.kv_dtype
+        self.k = [stored(rng.standard_normal((n, width), np.float32), dtype) for n in lengths]
+        self.v = [stored(rng.standard_normal((n, width), np.float32), dtype) for n in lengths]
         counts = [-(-n // PAGE) for n in lengths]
         order = rng.permutation(sum(counts) + 2).astype(np.int32)
         self.tables = np.split(order[: sum(counts)], np.cumsum(counts)[:-1])
-        self.nan = stored(np.full((), np.nan, np.float32), model.kv_dtype)
-        self.cache = np.full((len(order), 2, model.kv_heads, record(model.head_dim)), self.nan)
+        self.nan = stored(np.full((), np.nan, np.float32), dtype)
+        shape = (len(order), 2, model.kv_heads, record(model.head_dim, model.head_dim, model.kv_dtype))
+        # Bytes of 255 are codes like any other, and scales that are NaN.
+        self.cache = np.full(shape, 255, np.uint8) if model.kv_dtype == "int8" else np.full(shape, self.nan)
 
     def write(self, seq: int, start: int, end: int) -> None:
         """Put the keys and values of positions start to end into their slots of layer 1."""
@@ -103,13 +107,18 @@ class Sequences:
 
     def forget(self, seq: int, end: int) -> None:
         """Make the keys and values of the positions before `end` NaN again."""
-        self.cache[self.tables[seq][: end // PAGE], 1] = self.nan
+        self.cache[self.tables[seq][: end // PAGE], 1] = 255 if self.model.kv_dtype == "int8" else self.nan
         for position in range(end - end % PAGE, end):
             self._put(seq, position, self.nan, self.nan)
 
     def _put(self, seq: int, position: int, k: np.ndarray, v: np.ndarray) -> None:
         heads, dim = self.model.kv_heads, self.model.head_dim
         page = self.cache[self.tables[seq][position // PAGE], 1]
+        if self.model.kv_dtype == "int8":
+            token = (np.broadcast_to(x, heads * dim).reshape(1, heads, dim) for x in (k, v))
+            with np.errstate(invalid="ignore"):
+                write_int8(page[None], np.zeros(1, int), np.array([position % PAGE]), *token)
+            return
         page[:, position % PAGE : PAGE * dim : PAGE] = np.broadcast_to(k, heads * dim).reshape(heads, dim)
         at = (PAGE + position % PAGE) * dim
         page[:, at : at + dim] = np.broadcast_to(v, heads * dim).reshape(heads, dim)
@@ -169,6 +178,9 @@ MODELS = [
     Model(8, 2, 128, "bfloat16"),
     Model(12, 1, 256, "float16"),
     Model(2, 1, 6),
+    Model(14, 2, 64, "int8"),
+    Model(6, 2, 40, "int8", window=40),
+    Model(3, 1, 70, "int8"),
 ]
 
 

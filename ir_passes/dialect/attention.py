@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.plans import PlanLayout
+from ...runtime.plans.cache import STORAGE
 from ...schedules.compat import nn, relax, tirx
 from ...schedules.registry import KERNELS, Tolerance
 from ..sparse import catalog as _catalog  # noqa: F401  (registers the attention kernel)
@@ -28,6 +29,7 @@ from .registry import (
     tensor,
 )
 
+KV_DTYPES = {stored: dtype for dtype, stored in STORAGE.items()}
 CACHE_ATTRS = ("kv_heads", "head_dim", "max_tokens", "max_seqs")
 
 
@@ -36,7 +38,7 @@ def _cache_params(call: relax.Call, cache: int) -> dict[str, Any]:
     _, layers, _, _ = shape_of(call.args[cache])
     dtype = str(call.args[cache].ty.dtype)
     params = {name: attr(call, name) for name in CACHE_ATTRS}
-    return params | {"layers": layers, "kv_dtype": "bfloat16" if dtype == "uint16" else dtype}
+    return params | {"layers": layers, "kv_dtype": KV_DTYPES[dtype]}
 
 
 def _layer(call: relax.Call) -> tirx.IntImm:
@@ -126,8 +128,7 @@ kv_append_op = dialect_op(
 
 
 def _reference_params(cache: np.ndarray, attrs: dict[str, Any]) -> dict[str, Any]:
-    dtype = "bfloat16" if cache.dtype == np.uint16 else cache.dtype.name
-    return attrs | {"layers": cache.shape[1], "kv_dtype": dtype}
+    return attrs | {"layers": cache.shape[1], "kv_dtype": KV_DTYPES[cache.dtype.name]}
 
 
 def kv_append(

@@ -8,9 +8,9 @@ import numpy as np
 
 from ...runtime.plans import PAGE, PlanLayout
 from ..registry import Cost
-from .kv_cache import example_plan, record
+from .kv_cache import example_plan, random_cache
+from .kv_int8 import read_int8
 from .reference import itemsize, widen
-from .reference import narrow as stored
 
 
 def attention_reference(
@@ -79,6 +79,8 @@ def read_cache(
     kv_dtype: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """K float64 [tokens, kv_heads, key_dim] and V of tokens at (page, slot)."""
+    if kv_dtype == "int8":
+        return read_int8(cache[pages, int(layer)], slots, key_dim, value_dim)
     records = widen(cache[pages, int(layer)], kv_dtype).astype(np.float64)
     at = np.arange(len(pages))
     k = records[..., : PAGE * key_dim].reshape(len(pages), kv_heads, key_dim, PAGE)
@@ -106,7 +108,7 @@ def attention_inputs(
     layout = PlanLayout.of(max_tokens, max_seqs, heads=heads, kv_heads=kv_heads)
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=rows == "row")
     q = rng.standard_normal((len(positions), heads * head_dim), np.float32)
-    cache = stored(rng.standard_normal((pages, layers, kv_heads, record(head_dim)), np.float32), kv_dtype)
+    cache = random_cache(rng, pages, layers, kv_heads, head_dim, head_dim, kv_dtype)
     return [q, positions, plan, cache, np.array(layers - 1, np.int64)]
 
 

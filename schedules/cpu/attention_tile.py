@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 
 from ...runtime.plans import KV_TILE, PAGE
 from ..compat import T
-from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll
+from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll, when
 from ..vector import LANES, Vec, const, fma, lanes, splat, widen
 from .attention_group import Group
 from .reference import itemsize
+from .softmax_state import MASKED
 from .spans import fma_span, full, span
 
 TILE_PAGES = KV_TILE // PAGE
@@ -52,6 +53,12 @@ Finish = Callable[[Value, Value, Vec], Vec]
 """finish(query, page of the tile, raw scores of its 16 tokens): the scores, masked ones at MASKED."""
 
 
+def mask_rest(scores: Buffer, queries: Value, scored: Value) -> None:
+    """Where not all pages of a tile are scored: MASKED everywhere first."""
+    with when(scored < TILE_PAGES), serial(queries, "r") as r, serial(TILE_PAGES, "p") as p:
+        store(scores, (r, lanes(p * PAGE)), const(MASKED))
+
+
 class FloatTile:
     """Scores and values of stored floats, by chains of fma over ascending dimensions and tokens."""
 
@@ -75,12 +82,13 @@ class FloatTile:
         with serial(-(-self.key_dim // LANES), "d") as d:
             store(self.q, (query, lanes(d * LANES)), self.q[last, lanes(d * LANES)])
 
-    def score(self, tile: KVTile, blocks: Value, finish: Finish) -> tuple[Value, Value]:
-        """Scores of the visible pages, in steps of the register tile; returns the first scored page and their number."""
+    def score(self, tile: KVTile, blocks: Value, finish: Finish) -> None:
+        """Scores of the pages that some query sees, in steps of the register tile; MASKED for the others."""
         group, line, pages = self.group, self.line, self.group.pages
         values = PAGE * self.key_dim
         first_step = let("first_step", T.truncdiv(tile.page_lo, i64(pages)))
         steps = let("steps", T.truncdiv(tile.page_hi + (pages - 1), i64(pages)) - first_step)
+        mask_rest(self.weights, blocks * group.block, steps * pages)
         with serial(steps, "step") as step:
             p0 = let("p0", (first_step + step) * pages)
             with serial(blocks, "block") as block:
@@ -101,7 +109,6 @@ class FloatTile:
                     query = let("query", block * group.block + r)
                     with unroll(pages, "p") as p:
                         store(self.weights, (query, lanes((p0 + p) * PAGE)), finish(query, p0 + p, x[r, p, lanes(0)]))
-        return let("first_page", first_step * pages), let("scored", steps * pages)
 
     def _score_last(self, tile: KVTile, x: Buffer, p0: Value, block: Value) -> None:
         group = self.group
@@ -110,6 +117,9 @@ class FloatTile:
                 key = widen(tile.at(p0 + p, lanes(d * PAGE)), self.kv_dtype)
                 query = splat(self.q[block * group.block + r, d])
                 store(x, (r, p, lanes(0)), fma(key, query, x[r, p, lanes(0)]))
+
+    def observer(self, tile: KVTile) -> None:
+        """Weights are used as they are."""
 
     def accumulate(self, tile: KVTile, blocks: Value, acc: Buffer) -> None:
         """acc += weights times values, token by token; only tokens in [lo, hi) are read."""

@@ -1,7 +1,7 @@
 """Writing keys and values into the paged cache, alone or fused with the rotation of queries and keys.
 
-The cache is one pool [pages, layers, kv heads, 2 * 16 * head_dim]: per page, layer and head first K as [head_dim][16 tokens],
-whose lanes are tokens for the scores, then V as [16 tokens][head_dim]. One record is contiguous (vLLM's pages, K transposed).
+The cache is one pool [pages, layers, kv heads, record]: `runtime.plans.cache` says what stands in a record. One record is
+contiguous (vLLM's pages, K transposed).
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 
 from ...runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build_plan
+from ...runtime.plans.cache import cache_record
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import IN_REGISTERS, LANES, storage
 from .reference import itemsize
 from .reference import narrow as stored
+from .kv_int8 import append_row_int8, write_int8
 from .rope import random_table, rope_reference, rotation
 from .spans import narrow, span
 
 
-def record(key_dim: int, value_dim: int | None = None) -> int:
+def record(key_dim: int, value_dim: int | None = None, kv_dtype: str = "float32") -> int:
     """Elements of one page of one layer and kv head."""
-    return PAGE * (key_dim + (key_dim if value_dim is None else value_dim))
+    return cache_record(kv_dtype, key_dim, key_dim if value_dim is None else value_dim).size
 
 
 def example_plan(
@@ -59,6 +61,10 @@ def append_reference(
     slot = plan[PlanLayout(max_tokens, max_seqs).slot :][:n]
     new = cache.copy()
     records = new[:, int(layer)]  # an int: an array would index a copy
+    if kv_dtype == "int8":
+        rows = (x.reshape(n, kv_heads, head_dim) for x in (k, v))
+        write_int8(records, slot // PAGE, slot % PAGE, *rows)
+        return (new,)
     k_half, v_half = records[..., : PAGE * head_dim], records[..., PAGE * head_dim :]
     k_pages = k_half.reshape(len(cache), kv_heads, head_dim, PAGE)
     v_pages = v_half.reshape(len(cache), kv_heads, PAGE, head_dim)
@@ -86,12 +92,29 @@ def _append_inputs(
     layout = PlanLayout(max_tokens, max_seqs)
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=False)
     k, v = (rng.standard_normal((len(positions), kv_heads * head_dim), np.float32) for _ in range(2))
-    cache = stored(rng.standard_normal((pages, layers, kv_heads, record(head_dim)), np.float32), kv_dtype)
+    cache = random_cache(rng, pages, layers, kv_heads, head_dim, head_dim, kv_dtype)
     return [k, v, plan, cache, np.array(layers - 1, np.int64)]
+
+
+def random_cache(
+    rng: np.random.Generator, pages: int, layers: int, kv_heads: int, key_dim: int, value_dim: int, kv_dtype: str
+) -> np.ndarray:
+    """A pool whose every token holds normally distributed keys and values."""
+    if kv_dtype != "int8":
+        shape = (pages, layers, kv_heads, record(key_dim, value_dim))
+        return stored(rng.standard_normal(shape, np.float32), kv_dtype)
+    cache = rng.integers(0, 256, (pages, layers, kv_heads, record(key_dim, value_dim, kv_dtype)), np.uint8)
+    page, slot = (a.ravel() for a in np.indices((pages, PAGE)))
+    for layer in range(layers):
+        k, v = (rng.standard_normal((len(page), kv_heads, d), np.float32) for d in (key_dim, value_dim))
+        write_int8(cache[:, layer], page, slot, k, v)
+    return cache
 
 
 def append_row(kv_heads: int, head_dim: int, kv_dtype: str) -> tuple[Callable[..., None], Callable[..., None]]:
     """Macros `put_key(k, k_row, k_at, cache, ...)` and `put_value(...)`: one head of one row into its slot."""
+    if kv_dtype == "int8":
+        return append_row_int8(head_dim)
 
     @T.inline
     def put_key(k, k_row, k_at, cache, page, layer, h, offset):
@@ -124,7 +147,13 @@ _SMALL = {"layers": 2, "kv_heads": 2, "max_tokens": 64, "max_seqs": 4}
     tolerance=Tolerance(0.0, "one rounding to nearest even"),
     cases=[
         Case({**_SMALL, "head_dim": d, "kv_dtype": t}, {"seqs": s, "start": 9, "new": new})
-        for d, t, s, new in ((64, "float32", 2, 20), (72, "float16", 1, 1), (32, "bfloat16", 3, 5))
+        for d, t, s, new in (
+            (64, "float32", 2, 20),
+            (72, "float16", 1, 1),
+            (32, "bfloat16", 3, 5),
+            (64, "int8", 2, 20),
+            (70, "int8", 1, 3),
+        )
     ],
     num_outputs=0,
     inplace=(3,),
@@ -149,7 +178,7 @@ def kv_append(
         k = T.match_buffer(k_, (n, kv_heads * head_dim), "float32", align=64)
         v = T.match_buffer(v_, (n, kv_heads * head_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim)), storage(kv_dtype), align=64)
+        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64)
         for row in T.parallel(n):
             page: T.let[T.int64] = T.cast(plan[slots + row], "int64") // PAGE
             offset: T.let[T.int64] = T.cast(plan[slots + row], "int64") % PAGE
@@ -235,7 +264,7 @@ def rope_append(
         qkv = T.match_buffer(qkv_, (n, (heads + 2 * kv_heads) * head_dim), "float32", align=64)
         table = T.match_buffer(table_, (n, rotary_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim)), storage(kv_dtype), align=64)
+        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64)
         q = T.match_buffer(q_, (n, heads * head_dim), "float32", align=64)
         for row in T.parallel(n):
             key = T.alloc_buffer((1, head_dim), "float32", scope="global", annotations=IN_REGISTERS)

@@ -7,11 +7,11 @@ registers where one task walks all of them and through memory where several do: 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from ..compat import T
 from ..emit import Buffer, Value, let, local, serial, store, unroll
-from ..vector import LANES, Vec, const, exp, fma, lanes, splat
+from ..vector import LANES, Vec, const, exp, exp_down, fma, lanes, splat
 
 MASKED = -1e30  # the score of a token that a query does not see, and the maximum before any token
 
@@ -28,6 +28,19 @@ def max_lanes(x: Vec) -> Value:
 def sum_lanes(x: Vec) -> Value:
     """The sum of all lanes in ascending order."""
     return T.call_llvm_pure_intrin("float32", "llvm.vector.reduce.fadd", T.float32(0), x)
+
+
+class Observer(Protocol):
+    """What a micro-kernel does with the weights of one query while they are computed."""
+
+    def begin(self) -> None:
+        """Before the first page."""
+
+    def weigh(self, weight: Vec, masked: Vec, page: Value) -> Vec:
+        """What is stored in place of the weights of a page."""
+
+    def end(self, query: Value, pages: int) -> None:
+        """After the last page."""
 
 
 class SoftmaxState:
@@ -50,23 +63,32 @@ class SoftmaxState:
             with serial(self.columns, "d") as d:
                 store(self.acc, (r, lanes(d * LANES)), const(0.0))
 
-    def update(self, s: Buffer, queries: Value, first: Value, pages: Value, scale: Any = None) -> None:
-        """Fold the scores of `pages` vectors from vector `first` of `s` into the state; `s` then holds the weights."""
+    def update(self, s: Buffer, queries: Value, pages: int, observer: Observer | None = None) -> None:
+        """Fold the scores of `pages` vectors of `s`, masked ones at MASKED, into the state; `s` then holds the weights.
+
+        An observer sees the weights of every query on their way and says what is stored.
+        """
         with serial(queries, "r") as r:
             top = local("top", (LANES,), registers=True)
             store(top, lanes(0), self.peak[r, lanes(0)])
-            with serial(pages, "p") as p:
-                store(top, lanes(0), T.max(top[lanes(0)], s[r, lanes((first + p) * LANES)]))
+            with unroll(pages, "p") as p:
+                store(top, lanes(0), T.max(top[lanes(0)], s[r, lanes(p * LANES)]))
             new = let("new", splat(max_lanes(top[lanes(0)])))
-            factor = let("factor", exp(self.peak[r, lanes(0)] - new))
+            factor = let("factor", exp_down(self.peak[r, lanes(0)] - new))
             store(self.peak, (r, lanes(0)), new)
             store(top, lanes(0), fma(self.total[r, lanes(0)], factor, const(0.0)))
-            with serial(pages, "p") as p:
-                x = let("x", s[r, lanes((first + p) * LANES)])
-                weight = let("weight", T.Select(x <= const(MASKED), const(0.0), exp(x - new)))
+            if observer:
+                observer.begin()
+            with unroll(pages, "p") as p:
+                x = let("x", s[r, lanes(p * LANES)])
+                masked = x <= const(MASKED)
+                weight = let("weight", T.Select(masked, const(0.0), exp_down(x - new)))
                 store(top, lanes(0), top[lanes(0)] + weight)
-                store(s, (r, lanes((first + p) * LANES)), weight)
+                stored = observer.weigh(weight, masked, p) if observer else weight
+                store(s, (r, lanes(p * LANES)), stored)
             store(self.total, (r, lanes(0)), top[lanes(0)])
+            if observer:
+                observer.end(r, pages)
             with unroll(self.columns, "d") as d:
                 store(self.acc, (r, lanes(d * LANES)), self.acc[r, lanes(d * LANES)] * factor)
 

@@ -52,7 +52,8 @@ def _case(
 ) -> Case:
     params = {"layers": 2, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "kv_dtype": kv_dtype}
     params |= {"value_dim": head_dim, "scale": head_dim**-0.5, "window": window, "rows": rows} | NO_VARIANT
-    return Case(params | variants, {"seqs": seqs, "start": start, "new": new})
+    rounding = Tolerance(2e-2, "queries and weights are rounded to 8 bits") if kv_dtype == "int8" else None
+    return Case(params | variants, {"seqs": seqs, "start": start, "new": new}, rounding)
 
 
 @kernel(
@@ -66,6 +67,8 @@ def _case(
         _case(8, 1, 128, "bfloat16", 0, "any", 2, 2040, 33),
         _case(4, 2, 72, "float32", 50, "any", 2, 2100, 35),
         _case(4, 2, 80, "float16", 20, "row", 3, 300, 3),
+        _case(14, 2, 64, "int8", 0, "any", 3, 100, 40),
+        _case(4, 4, 40, "int8", 90, "row", 2, 2100, 3),
     ],
     scratch=states_shape,
 )
@@ -131,7 +134,7 @@ def emit_attention(spec: AttentionSpec, rows: str, target: TargetProfile) -> Pri
     """The three parts of the kernel, each over the plan's own division of work."""
     layout = spec.layout
     n, p, pages = (tirx.Var(name, "int64") for name in ("n", "p", "pages"))
-    width = record(spec.key_dim, spec.value_dim)
+    width = record(spec.key_dim, spec.value_dim, spec.kv_dtype)
     operands = Operands(
         q=buffer("q", (n, spec.heads * spec.key_dim), "float32", align=64),
         positions=buffer("positions", (n,), "int32"),
@@ -147,14 +150,15 @@ def emit_attention(spec: AttentionSpec, rows: str, target: TargetProfile) -> Pri
     inputs += [operands.sink_logits] if operands.sink_logits is not None else []
     with prim_func([*inputs, operands.out, operands.states]) as made:
         with parallel(operands.number(WORKERS), "worker") as worker:
-            walk = Walk(spec, query_group(1, spec.sharing, target), operands, expressions)
+            walk = Walk(spec, query_group(1, spec.sharing, target), operands, expressions, target)
             with _units(operands, layout.row_work, ROW_ITEMS, worker) as (item, head):
                 at = let("at", layout.row_item + item * 3)
                 row, first, end = (let(s, operands.number(at + i)) for i, s in enumerate(("row", "first", "end")))
                 walk.task(T.int64(1), None, row, head, first, end)
         if rows == "any":
             with parallel(operands.number(WORKERS), "worker") as worker:
-                walk = Walk(spec, query_group(layout.tile_rows, spec.sharing, target), operands, expressions)
+                group = query_group(layout.tile_rows, spec.sharing, target)
+                walk = Walk(spec, group, operands, expressions, target)
                 with _units(operands, layout.tile_work, TILES, worker) as (item, head):
                     at = let("at", layout.tile + item * 4)
                     names = enumerate(("start", "count_rows", "first", "end"))

@@ -14,10 +14,12 @@ from ....runtime.plans import KV_SEGMENT, KV_TILE, PAGE
 from ....schedules.compat import T
 from ....schedules.cpu.attention_group import Group
 from ....schedules.cpu.attention_tile import TILE_PAGES, FloatTile, KVTile
+from ....schedules.cpu.attention_tile_int8 import Int8Tile
 from ....schedules.cpu.softmax_state import MASKED, SoftmaxState, sum_lanes
 from ....schedules.cpu.spans import span
 from ....schedules.emit import Buffer, Value, i64, let, local, serial, settle, store, unroll, when
 from ....schedules.lanes import in_lanes, vector
+from ....schedules.target import TargetProfile
 from ....schedules.vector import LANES, Vec, const, lanes, splat
 from .finish import store_query
 from .spec import AttentionSpec
@@ -47,9 +49,13 @@ class Operands:
 class Walk:
     """The tasks of one worker: arrays that live as long as the worker, and the statements of one task."""
 
-    def __init__(self, spec: AttentionSpec, group: Group, operands: Operands, variant: Variant) -> None:
+    def __init__(self, spec: AttentionSpec, group: Group, operands: Operands, variant: Variant, target: TargetProfile) -> None:
         self.spec, self.group, self.operands, self.variant = spec, group, operands, variant
-        self.tile = FloatTile(group, spec.key_dim, spec.value_dim, spec.kv_dtype)
+        self.tile: FloatTile | Int8Tile
+        if spec.kv_dtype == "int8":
+            self.tile = Int8Tile(group, spec.key_dim, spec.value_dim, target)
+        else:
+            self.tile = FloatTile(group, spec.key_dim, spec.value_dim, spec.kv_dtype)
         self.state = SoftmaxState(group.padded, -(-spec.value_dim // LANES))
         self.row = local("query_row", (group.padded,), "int64")
         self.first = local("query_first", (group.padded,), "int32")
@@ -160,8 +166,8 @@ class Walk:
             def finish(query: Value, page: Value, x: Vec, tile: Value = tile) -> Vec:
                 return self._finish(query, head, T.cast(tile * KV_TILE + page * PAGE, "int32"), x)
 
-            scored_page, scored = self.tile.score(kv, blocks, finish)
-            self.state.update(self.tile.weights, queries, scored_page, scored)
+            self.tile.score(kv, blocks, finish)
+            self.state.update(self.tile.weights, queries, TILE_PAGES, self.tile.observer(kv))
             self.tile.accumulate(kv, blocks, self.state.acc)
 
     def _finish(self, query: Value, head: Value, token: Value, x: Vec) -> Vec:

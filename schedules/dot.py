@@ -1,0 +1,38 @@
+"""Dot products of four bytes in 16 lanes: unsigned times signed, summed into int32, exact on every target."""
+
+from __future__ import annotations
+
+from .compat import T, ir
+from .emit import Value
+from .target import TargetProfile
+from .vector import LANES, Vec
+
+VNNI = "avx512_vnni"
+
+
+def dot4(acc: Vec, unsigned: Value, signed: Value, target: TargetProfile) -> Vec:
+    """acc int32x16 + sum of four products in every lane; the operands are int32x16 words of four bytes each.
+
+    One vpdpbusd where there is VNNI. Elsewhere bytes widen to 16 bits and are multiplied and added in pairs (vpmaddwd);
+    vpmaddubsw, which takes bytes, would saturate.
+    """
+    if VNNI in target.features:
+        u, s = T.reinterpret("uint8x64", unsigned), T.reinterpret("int8x64", signed)
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, u, s)
+    u, s = T.reinterpret("int16x32", unsigned), T.reinterpret("int16x32", signed)
+    eight, low = T.broadcast(T.int16(8), 32), T.broadcast(T.int16(255), 32)
+    even = (T.bitwise_and(u, low), T.shift_right(T.shift_left(s, eight), eight))
+    odd = (T.bitwise_and(T.shift_right(u, eight), low), T.shift_right(s, eight))
+    return acc + _pairs(*even, target) + _pairs(*odd, target)
+
+
+def _pairs(a: Vec, b: Vec, target: TargetProfile) -> Vec:
+    """int32x16: products of int16x32, added in pairs."""
+    if target.vector_bits == 512:
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.pmaddw.d.512", a, b)
+    halves = []
+    for half in ("low", "high"):
+        op = ir.Op.get(f"tirx.vector{half}")
+        x, y = (ir.Call(op, [v], ret_ty="int16x16") for v in (a, b))
+        halves.append(T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", x, y))
+    return ir.Call(ir.Op.get("tirx.vectorcombine"), halves, ret_ty=f"int32x{LANES}")
