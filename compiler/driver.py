@@ -20,9 +20,10 @@ from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
 from ..runtime.errors import HeddleError
 from ..runtime.features import physical_cores
-from ..runtime.manifest import LIBRARY_FILE
+from ..runtime.manifest import LIBRARY_FILE, PLAN_FUNCTION
 from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
+from ..schedules.catalog import build_plan
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.target import TargetProfile, resolve_target
 from . import build_cache
@@ -169,7 +170,8 @@ def _build(
         seconds.update(lowered.seconds)
         report("generating code", 1, 3)
         library = Path(scratch) / LIBRARY_FILE
-        generate_code(lowered, profile, library, seconds)
+        plan = build_plan(**dataclasses.asdict(layout), target=profile)
+        generate_code(lowered, {PLAN_FUNCTION: plan}, profile, library, seconds)
         writer.copy(LIBRARY_FILE, library)
         for i, (phase, text) in enumerate(lowered.texts):
             writer.write_text(f"ir/{i:02d}-{phase}.py", text)
@@ -193,12 +195,17 @@ def matrix_dtypes(model: Source, dtype: str | None) -> dict[str, str]:
     return {p: dtype or tensors[names[p]].dtype for p, spec in model.specs.items() if spec.kind != "vector"}
 
 
-def generate_code(lowered: Lowered, profile: TargetProfile, library: Path, seconds: dict[str, float]) -> None:
-    """Machine code for a lowered module, linked into a shared library. Kernels are compiled by several threads."""
+def generate_code(
+    lowered: Lowered, extra: dict[str, PrimFunc], profile: TargetProfile, library: Path, seconds: dict[str, float]
+) -> None:
+    """Machine code for a lowered module and `extra` functions beside it, linked into a shared library.
+
+    Kernels are compiled by several threads.
+    """
     with _timed(seconds, "codegen"):
         target = profile.tvm_target()
         functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
-        kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)}
+        kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)} | extra
 
         def build(names: list[str]) -> object:
             return tirx.build(ir.IRModule({n: kernels[n].with_attr("global_symbol", n) for n in names}), target=target)

@@ -20,6 +20,7 @@ from .plans.layout import ARRAYS
 
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
+PLAN_FUNCTION = "plan"  # the kernel of the library that builds plans
 LIBRARY_FILE = "lib.so"
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint16": 2, "int8": 1, "uint8": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from .artifact import Artifact
 from .errors import ArtifactError, HeddleError, PoolError
-from .manifest import LIBRARY_FILE
+from .manifest import LIBRARY_FILE, PLAN_FUNCTION
 from .memory import LoadReport, allocate, load_file, size_text
-from .plans import Division, PlanSequence, build_plan
+from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from .safetensors import read_header, storage_dtype
 from .threads import set_threads, thread_count
 from .tvm import Library, empty, tensor, tensor_array, to_numpy
@@ -114,6 +115,7 @@ class ModelRunner:
         self._tokens = Buffer(manifest.plan.max_tokens)
         self._positions = Buffer(manifest.plan.max_tokens)
         self._rows = Buffer(manifest.plan.max_tokens)
+        self._builder = plan_builder(self.layout, self.library, self._plan.array, self._positions.array)
         most = self._head.instances[-1][0]
         self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()
@@ -125,11 +127,10 @@ class ModelRunner:
         """
         n = len(tokens)
         few = n <= self._body.few_rows
-        used, positions = build_plan(self.layout, self._plan.array, sequences, rows_only=few, division=self._division)
-        if len(positions) != n:
-            raise ValueError(f"{n} tokens, but the sequences of this step have {len(positions)} new rows")
+        used, planned = self._builder.build(sequences, rows_only=few, division=self._division)
+        if planned != n:
+            raise ValueError(f"{n} tokens, but the sequences of this step have {planned} new rows")
         self._tokens.array[:n] = tokens
-        self._positions.array[:n] = positions
         x = self._embed(n, self._tokens.view(n))
         hidden = self._body(n, x, self._positions.view(n), self._plan.view(used), self._cache)
         r = len(logit_rows)
@@ -149,6 +150,12 @@ class ModelRunner:
         """One small step on page 0 (whose slots are written again before they are read): starts the worker threads."""
         rows = np.arange(2, dtype=np.int32)
         self.forward([PlanSequence(np.zeros(1, np.int32), 0, 2)], np.zeros(2, np.int32), rows)
+
+
+def plan_builder(layout: PlanLayout, library: Library, plan: np.ndarray, positions: np.ndarray) -> PlanBuilder:
+    """The artifact's plan builder over these arrays."""
+    arrays = dataclasses.replace(StepArrays.around(layout, plan, empty), positions=positions)
+    return PlanBuilder(layout, arrays, functools.partial(library.kernel(PLAN_FUNCTION), *map(tensor, arrays)))
 
 
 def pool_pages(artifact: Artifact, kv_bytes: int | None) -> int:

@@ -120,6 +120,15 @@ class Library:
             )
         return self._machine[name]
 
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """The kernel `name` by itself: fills the tensors it is given. Raises ArtifactError where the library lacks it."""
+        try:
+            return self._module.get_function(name, query_imports=True)
+        except (AttributeError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{self.path.name} has no kernel {name!r}", "manifest and library disagree", "compile again"
+            ) from error
+
 
 def tensor(array: np.ndarray) -> Tensor:
     """A tensor over the memory of `array`, without a copy (about 0.5 µs).

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from .cpu.elementwise import add, add_bias, silu_mul
+from .cpu.elementwise import add, add_bias, relu, silu_mul
 from .cpu.embedding import embedding
 from .cpu.gather import gather_rows
 from .cpu.kv_cache import kv_append, rope_append
 from .cpu.linear import linear, row_tile
 from .cpu.norm import rms_norm
 from .cpu.pack import pack_rows
+from .cpu.plan import build_plan
 from .cpu.rope import rope, rope_table
 
 __all__ = [
     "add",
     "add_bias",
+    "build_plan",
     "embedding",
     "gather_rows",
     "kv_append",
     "linear",
     "pack_rows",
+    "relu",
     "rms_norm",
     "rope",
     "rope_append",

@@ -36,7 +36,7 @@ class Case:
     """One point where a kernel is tested: static factory parameters and run-time sizes; `tolerance` if it has its own."""
 
     params: Mapping[str, Any]
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, Any]
     tolerance: Tolerance | None = None
 
 

@@ -50,7 +50,8 @@ class Layer:
         return dict(self.variants).get("value_dim", 0) or self.head_dim
 
     def pool(self, pages: int) -> np.ndarray:
-        shape = (pages, 1, self.kv_heads, record(self.head_dim, self.value_dim))
+        stored_values = 0 if dict(self.variants).get("shared_values") else self.value_dim
+        shape = (pages, 1, self.kv_heads, record(self.head_dim, stored_values))
         return stored(np.random.default_rng(1).standard_normal(shape, np.float32), self.kv_dtype)
 
 
@@ -101,6 +102,7 @@ VARIANTS = {
     "lookahead": Layer(3, 1, 64, "bfloat16", (("window", 21), ("lookahead", 20))),
     "values are narrower": Layer(8, 2, 96, "float16", (("value_dim", 64),)),
     "values are wider": Layer(4, 4, 32, "float32", (("value_dim", 72),)),
+    "values are a view of keys": Layer(8, 1, 72, "float16", (("value_dim", 40), ("shared_values", True))),
     "one head of 256": Layer(8, 1, 256, "float16"),
     "sinks, capped": Layer(14, 2, 64, "float16", (("window", 60), ("sinks", 4), ("softcap", 3.0))),
 }
@@ -116,6 +118,17 @@ def test_a_variant_is_its_definition(layer: Layer, target: TargetProfile) -> Non
     out, q, positions, plan = run(layer, sequences, cache, target)
     [want] = attention_reference(q, positions, plan, cache, np.int64(0), **layer.params)
     assert np.abs(out - want).max() <= 2e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["softcap", "window", "lookahead", "values are wider", "many sinks"])
+def test_a_micro_kernel_has_the_bits_of_its_expressions(name: str, target: TargetProfile) -> None:
+    layer = VARIANTS[name]
+    lowered = dataclasses.replace(layer, variants=(*layer.variants, ("body", "expressions")))
+    tables = scattered([2100, 300, 30])
+    sequences = [PlanSequence(t, n - new, new) for t, n, new in zip(tables, (2100, 300, 30), (1, 20, 30), strict=True)]
+    cache = layer.pool(sum(map(len, tables)))
+    expect_equal([run(layer, sequences, cache, target)[0]], [run(lowered, sequences, cache, target)[0]])
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)

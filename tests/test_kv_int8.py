@@ -22,7 +22,9 @@ TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.mi
 
 
 def test_rows_are_scaled_by_their_largest_magnitude() -> None:
-    x = np.array([[1, -2, 0.5, 127], [0, 0, 0, 0], [1e-38, 0, 0, 0], [-3e38, 3e38, 0, 1], [0.5, 1.5, 2.5, 127]], np.float32)
+    x = np.array(
+        [[1, -2, 0.5, 127], [0, 0, 0, 0], [1e-38, 0, 0, 0], [-3e38, 3e38, 0, 1], [0.5, 1.5, 2.5, 127]], np.float32
+    )
     codes, scales = quantize_rows(x)
     assert codes.tolist() == [[1, -2, 0, 127], [0] * 4, [0] * 4, [-127, 127, 0, 0], [0, 2, 2, 127]]
     assert scales[0] == np.float32(127) * np.float32(1 / 127)
@@ -77,7 +79,7 @@ def test_perplexity_stays_within_half_a_percent() -> None:
     for kv_dtype in ("float32", "int8"):
         llm = LLM(ROOT / "examples" / "tinydoc", kv_dtype=kv_dtype)
         ids = np.array(llm.tokenizer.encode(text)[:1000])
-        logits = llm.forward(ids).astype(np.float64)[:-1]
+        logits = llm.forward([ids.tolist()])[0].astype(np.float64)[:-1]
         top = logits.max(-1, keepdims=True)
         log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
         losses.append(float((log_sum - logits[np.arange(len(logits)), ids[1:]]).mean()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heddle.runtime.plans import KV_SEGMENT, PAGE, Division, PlanLayout, PlanSequence, build_plan
+from heddle.runtime.plans.fill import NO_TREE
 from heddle.runtime.plans.layout import (
     ARRAYS,
     DIRECT,
@@ -26,33 +28,19 @@ from heddle.runtime.plans.layout import (
 )
 from heddle.runtime.plans.work import shared_prefixes
 
-LAYOUT = PlanLayout(max_tokens=300, max_seqs=6, kv_heads=2, tile_rows=8, tree_words=2)
-
-
-def sequence(start: int, rows: int, spare: int = 0, first_page: int = 0, causal: bool = True) -> PlanSequence:
-    """A sequence whose pages count down to `first_page`, with `spare` pages more than it needs."""
-    pages = -(-(start + rows) // PAGE) + spare
-    return PlanSequence(np.arange(first_page + pages, first_page, -1, dtype=np.int32), start, rows, causal)
-
-
-START = st.one_of(st.integers(0, 500), st.integers(2000, 9000))
-SEQUENCES_OF_A_STEP = st.lists(
-    st.builds(sequence, START, st.integers(1, 50), st.integers(0, 3), st.sampled_from([0, 7]), st.booleans()),
-    max_size=6,
-)
-DIVISIONS = st.builds(Division, st.integers(1, 9), st.sampled_from([0, 30, 3000]), st.booleans(), st.booleans())
+from .plan_tools import DIVISIONS, LAYOUT, ROOM, STEPS, sequence
 
 
 def part(plan: np.ndarray, start: int, length: int) -> list[int]:
     return plan[start : start + length].tolist()
 
 
-@given(SEQUENCES_OF_A_STEP, st.booleans(), DIVISIONS)
+@given(STEPS, st.booleans(), DIVISIONS)
 @settings(deadline=None)
 def test_a_plan_is_what_a_loop_over_rows_gives(
     sequences: list[PlanSequence], rows_only: bool, division: Division
 ) -> None:
-    out = np.full(LAYOUT.size(4000), -1, np.int32)
+    out = np.full(ROOM, -1, np.int32)
     used, positions = build_plan(LAYOUT, out, sequences, rows_only=rows_only, division=division)
 
     slots, owners, where, limits, table, indptr = [], [], [], [], [], [0]
@@ -78,18 +66,25 @@ def test_a_plan_is_what_a_loop_over_rows_gives(
     assert positions.tolist() == where
 
 
-@given(SEQUENCES_OF_A_STEP, st.booleans(), DIVISIONS)
+@given(STEPS, st.booleans(), DIVISIONS)
 @settings(deadline=None)
 def test_every_segment_of_every_row_is_served_once(
     sequences: list[PlanSequence], rows_only: bool, division: Division
 ) -> None:
-    out = np.full(LAYOUT.size(4000), -1, np.int32)
+    out = np.full(ROOM, -1, np.int32)
     build_plan(LAYOUT, out, sequences, rows_only=rows_only, division=division)
     limits, states = part(out, LAYOUT.limit, out[ROWS]), part(out, LAYOUT.state, out[ROWS])
+    positions = [p for s in sequences for p in range(s.start, s.start + s.rows)]
+    causal = [s.causal for s in sequences for _ in range(s.rows)]
     served: list[list[int]] = [[] for _ in limits]
+    needs = []
+    for position, limit in zip(positions, limits, strict=True):
+        seen = max(position - division.window + 1, 0) if division.window and not division.keep else 0
+        needs.append(list(range(seen // KV_SEGMENT, limit // KV_SEGMENT + 1)))
     items = np.reshape(part(out, LAYOUT.row_item, out[ROW_ITEMS] * ITEM_FIELDS), (-1, ITEM_FIELDS))
     for row, first, end in items:
         served[row] += range(first, end)
+        assert not causal[row] or set(range(first, end)) <= set(needs[row]), "nothing before the window"
     tiles = np.reshape(part(out, LAYOUT.tile, out[TILES] * TILE_FIELDS), (-1, TILE_FIELDS))
     assert not (rows_only and len(tiles))
     assert len(tiles) <= LAYOUT.max_tiles
@@ -100,9 +95,7 @@ def test_every_segment_of_every_row_is_served_once(
         for row in members:
             served[row] += range(first, end)
     used: list[int] = []
-    for row, limit in enumerate(limits):
-        seen = max(limit - division.window + 1, 0) if division.window and not division.keep else 0
-        needed = list(range(seen // KV_SEGMENT, limit // KV_SEGMENT + 1))
+    for row, needed in enumerate(needs):
         got = [s for s in served[row] if s in needed]
         assert sorted(got) == needed, "each once; a tile may bring what only its other rows need"
         if states[row] != DIRECT:
@@ -131,6 +124,73 @@ def test_shared_prefixes_are_whole_segments_of_equal_pages() -> None:
     assert shared_prefixes([a, b, late, once, b, a], starts) == [([0, 2, 3], 1), ([1, 4], 4)]
     assert shared_prefixes([a, late], np.array([9000, 9000])) == [([0, 1], 2)]
     assert shared_prefixes([a, a], np.array([2047, 9000])) == []
+
+
+def tiles_of(plan: np.ndarray, layout: PlanLayout = LAYOUT) -> list[tuple[list[int], int, int]]:
+    """Rows, first and end segment of every tile."""
+    tiles = np.reshape(part(plan, layout.tile, plan[TILES] * TILE_FIELDS), (-1, TILE_FIELDS)).tolist()
+    return [(part(plan, layout.tile_row + start, count), first, end) for start, count, first, end in tiles]
+
+
+def items_of(plan: np.ndarray, layout: PlanLayout = LAYOUT) -> list[list[int]]:
+    """Row, first and end segment of every row item."""
+    return np.reshape(part(plan, layout.row_item, plan[ROW_ITEMS] * ITEM_FIELDS), (-1, ITEM_FIELDS)).tolist()
+
+
+def test_prefixes_are_served_once_for_each_group() -> None:
+    def step(common: int) -> list[PlanSequence]:
+        specs = [(9000, 1, 0, 600), (7000, 3, 1, common), (9000, 1, 0, 300), (9000, 1, 1, common), (9000, 1, 0, 600)]
+        return [sequence(s, n, family=f, common=c, seed=i) for i, (s, n, f, c) in enumerate(specs)]
+
+    plan = np.zeros(ROOM, np.int32)
+    build_plan(LAYOUT, plan, step(256), rows_only=False)
+    prefixes = [([0, 4, 6], 0, 2), ([1, 2, 3, 5], 0, 2)]
+    assert tiles_of(plan) == [*prefixes, ([1, 2, 3], 2, 4)]
+    assert items_of(plan) == [[0, 2, 5], [4, 2, 5], [5, 2, 5], [6, 2, 5]]
+    assert part(plan, LAYOUT.merge, plan[MERGES]) == list(range(7))
+    build_plan(LAYOUT, plan, step(255), rows_only=False)  # one page less: one segment less
+    assert tiles_of(plan) == [prefixes[0], ([1, 2, 3, 5], 0, 1), ([1, 2, 3], 1, 4)]
+    build_plan(LAYOUT, plan, step(127), rows_only=False)
+    assert tiles_of(plan) == [prefixes[0], ([1, 2, 3], 0, 4)]
+    for apart in ({"rows_only": True}, {"rows_only": False, "division": Division(cascade=False)}):
+        build_plan(LAYOUT, plan, step(256), **apart)
+        assert all(first == 0 for _, first, _ in items_of(plan) + tiles_of(plan))
+        assert plan[MERGES] == 0
+
+
+def test_what_no_window_reaches_is_not_served() -> None:
+    plan = np.zeros(ROOM, np.int32)
+    long, bidirectional = sequence(9000, 1), sequence(2000, 200, causal=False)
+    division = Division(window=1000)
+    build_plan(LAYOUT, plan, [long, sequence(5100, 30), bidirectional], rows_only=False, division=division)
+    assert items_of(plan) == [[0, 3, 5]]
+    tiles = tiles_of(plan)
+    # The last row of the bidirectional sequence sees position 1200 and on, its first row 1001 and on.
+    assert {(rows[0] > 30, first, end) for rows, first, end in tiles} == {(False, 2, 3), (True, 0, 2)}
+    build_plan(LAYOUT, plan, [long], rows_only=True, division=dataclasses.replace(division, keep=True))
+    assert items_of(plan) == [[0, 0, 5]], "sinks keep the first segment"
+
+
+def test_trees_see_their_ancestors() -> None:
+    plan = np.zeros(ROOM, np.int32)
+    parents = np.array([-1, 0, 0, 2, -1, *range(4, 39)])
+    tree = dataclasses.replace(sequence(100, 40), parents=parents)
+    _, positions = build_plan(LAYOUT, plan, [sequence(7, 2), tree, sequence(50, 1)], rows_only=False)
+    depth = [0, 1, 1, 2, *range(36)]
+    assert positions.tolist() == [7, 8, *[100 + d for d in depth], 50]
+    assert part(plan, LAYOUT.limit, 43) == [7, 8, *[139] * 40, 50]
+    page, offset = np.divmod(np.arange(100, 140), PAGE)
+    assert part(plan, LAYOUT.slot + 2, 40) == (tree.pages[page] * PAGE + offset).tolist()
+    table = np.reshape(part(plan, LAYOUT.tree, 43 * LAYOUT.tree_fields), (43, LAYOUT.tree_fields))
+    assert [*table[[0, 1, 42], 0], *table[[0, 1, 42], 1:].ravel()] == [NO_TREE] * 3 + [-1] * 6
+    assert (table[2:42, 0] == 100).all()
+    for i in range(40):
+        ancestors, node = set(), i
+        while node >= 0:
+            ancestors.add(node)
+            node = int(parents[node])
+        words = table[2 + i, 1:].astype(np.int32).view(np.uint32).tolist()
+        assert {j for j in range(64) if words[j // 32] >> (j % 32) & 1} == ancestors
 
 
 def test_workers_get_about_the_same() -> None:
@@ -207,6 +267,8 @@ def test_trees_and_workers_need_room() -> None:
         build_plan(PlanLayout(8, 1), out, [tree], rows_only=True)
     with pytest.raises(ValueError, match="300 workers; allowed are 1 to 256"):
         build_plan(PlanLayout(8, 1), out, [sequence(0, 1)], rows_only=True, division=Division(workers=300))
+    with pytest.raises(ValueError, match="a window of -1 tokens"):
+        build_plan(PlanLayout(8, 1), out, [sequence(0, 1)], rows_only=True, division=Division(window=-1))
 
 
 def test_a_layout_has_room_for_something() -> None:

@@ -18,7 +18,9 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Artifact directory (default: the build cache).")
 @click.option("--target", default="native", show_default=True, help="Target profile, or native for this CPU's widest.")
 @click.option("--dtype", type=DTYPES, help="Store matrices in this type (default: the checkpoint's).")
-@click.option("--kv-dtype", type=KV_DTYPES, help="Type of the KV cache (default: that of the weights); int8 halves float16.")
+@click.option(
+    "--kv-dtype", type=KV_DTYPES, help="Type of the KV cache (default: that of the weights); int8 halves float16."
+)
 @click.option("--max-tokens", default=1024, show_default=True, help="Most rows of a step; longer prompts go in chunks.")
 @click.option("--max-seqs", default=64, show_default=True, help="Most sequences of a step.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Random weights of the config's shapes.")

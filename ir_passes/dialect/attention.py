@@ -249,7 +249,12 @@ def attention(
     `AttentionSpec` says what the variants mean.
     """
     sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs, "tree_words": layout.tree_words}
-    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim or head_dim}
+    attrs: dict[str, Any] = {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "value_dim": value_dim or head_dim,
+    }
     attrs |= {
         "scale": float(scale),
         "window": window,

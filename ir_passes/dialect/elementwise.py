@@ -121,8 +121,8 @@ def rms_norm(x: nn.Tensor, weight: nn.Tensor, *, eps: float) -> nn.Tensor:
     return rms_norm_op.emit(x, weight, eps=float(eps))
 
 
-# ----------------------------------------------------------------------------------------------------- silu_mul and add
-def _legalize_binary(name: str) -> Any:
+# ----------------------------------------------------------------------------------------------------- silu_mul, add, relu
+def _legalize_pointwise(name: str) -> Any:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
         func = make_kernel(name, features=shape_of(call.args[0])[1])
         return call_kernel(builder, func, name, call.args, call.ty)
@@ -134,7 +134,7 @@ silu_mul_op = dialect_op(
     "silu_mul",
     "silu(gate) * up",
     infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_binary("silu_mul"),
+    legalize=_legalize_pointwise("silu_mul"),
     reference=lambda gate, up: ((silu_reference(gate.astype(np.float64)) * up).astype(np.float32),),
     samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40), _normal(rng, 5, 40)], {})],
     tolerance=Tolerance(1e-6, "the exponential's polynomial"),
@@ -145,9 +145,21 @@ add_op = dialect_op(
     "add",
     "x + y of equal shapes: the residual sum",
     infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_binary("add"),
+    legalize=_legalize_pointwise("add"),
     reference=lambda x, y: (x + y,),
     samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40), _normal(rng, 5, 40)], {})],
+    tolerance=EXACT,
+    flops=_elements,
+)
+
+
+relu_op = dialect_op(
+    "relu",
+    "max(x, 0)",
+    infer=lambda call: tensor(shape_of(call.args[0])),
+    legalize=_legalize_pointwise("relu"),
+    reference=lambda x: (np.maximum(x, 0),),
+    samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40)], {})],
     tolerance=EXACT,
     flops=_elements,
 )
@@ -161,6 +173,11 @@ def silu_mul(gate: nn.Tensor, up: nn.Tensor) -> nn.Tensor:
 def add(x: nn.Tensor, y: nn.Tensor) -> nn.Tensor:
     """The residual sum of two [n, H]."""
     return add_op.emit(x, y)
+
+
+def relu(x: nn.Tensor) -> nn.Tensor:
+    """max(x, 0) of x [n, H]."""
+    return relu_op.emit(x)
 
 
 # -------------------------------------------------------------------------------------------------------- gather_rows

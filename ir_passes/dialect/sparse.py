@@ -12,7 +12,8 @@ import numpy as np
 
 from ...schedules.compat import nn, relax
 from ...schedules.registry import KERNELS, Tolerance
-from ..sparse.kernels.matrix import FORMATS
+from ..sparse.kernels.matrix import check_combine
+from ..sparse.library import MATRIX_FORMATS
 from .registry import (
     Expr,
     Sample,
@@ -24,7 +25,7 @@ from .registry import (
     tensor,
 )
 
-FORMAT_PARAMS = {"bsr": ("block",), "band": ("lower", "upper")}
+FORMAT_PARAMS = {"bsr": ("block",), "band": ("lower", "upper")}  # attributes that are compiled in
 
 
 def _params(call: relax.Call, width: Any) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def _infer_spmm(call: relax.Call) -> Any:
 
 
 def _legalize_spmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    func = make_kernel("spmm", **_params(call, shape_of(call.args[-2])[1]))
+    func = make_kernel("spmm", combine=attr(call, "combine"), **_params(call, shape_of(call.args[-2])[1]))
     return call_kernel(builder, func, "spmm", call.args[:-1], call.ty)
 
 
@@ -47,9 +48,9 @@ def _samples(name: str, with_rows: bool) -> Any:
         found = []
         for case in KERNELS[name].cases:
             arrays = KERNELS[name].inputs(rng, **case.params, **case.sizes)
-            attrs: Mapping[str, Any] = {k: v for k, v in case.params.items() if k != "width"}
+            attrs = {k: v for k, v in case.params.items() if k != "width"}
             shape = [relax.ShapeExpr([case.sizes["m"]])] if with_rows else []
-            found.append(Sample([*arrays, *shape], attrs))
+            found.append(Sample([*arrays, *shape], {"combine": "sum"} | attrs if with_rows else attrs))
         return found
 
     return samples
@@ -57,7 +58,8 @@ def _samples(name: str, with_rows: bool) -> Any:
 
 spmm_op = dialect_op(
     "spmm",
-    "A @ b for A in a format: arrays, values, b float32 [n, d], and the shape (rows,) of the result's rows",
+    "A @ b for A in a format: arrays, values, b float32 [n, d], and the shape (rows,) of the result's rows; products of a row "
+    "are added, or combined by max or min",
     infer=_infer_spmm,
     legalize=_legalize_spmm,
     reference=lambda *arrays, **attrs: KERNELS["spmm"].reference(
@@ -116,20 +118,33 @@ grouped_matmul_op = dialect_op(
 
 
 def _checked(format: str, params: Mapping[str, int]) -> None:
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    if format not in MATRIX_FORMATS:
+        raise ValueError(f"unknown format {format!r}; choose one of {', '.join(MATRIX_FORMATS)}")
     wanted = FORMAT_PARAMS.get(format, ())
     if set(params) != set(wanted):
         raise ValueError(f"format {format} takes the parameters {list(wanted)}, got {sorted(params)}")
 
 
 def spmm(
-    arrays: Sequence[nn.Tensor], values: nn.Tensor, b: nn.Tensor, *, rows: Any, format: str, **params: int
+    arrays: Sequence[nn.Tensor],
+    values: nn.Tensor,
+    b: nn.Tensor,
+    *,
+    rows: Any,
+    format: str,
+    combine: str = "sum",
+    **params: int,
 ) -> nn.Tensor:
-    """A @ b: float32 [rows, d]; ValueError for an unknown format or its parameters."""
+    """A @ b: float32 [rows, d]; with `combine` max or min, the largest or smallest product of each row's entries.
+
+    Rows without entries are 0. ValueError for an unknown format or its parameters, SparseError for a combination that the
+    format does not have.
+    """
     _checked(format, params)
+    check_combine(format, combine)
     args = [t._expr for t in (*arrays, values, b)]
-    return nn.op.wrap_nested(spmm_op(*args, relax.ShapeExpr([rows]), format=format, **params), "spmm")
+    call = spmm_op(*args, relax.ShapeExpr([rows]), format=format, combine=combine, **params)
+    return nn.op.wrap_nested(call, "spmm")
 
 
 def sddmm(

@@ -50,6 +50,7 @@ class Axis:
 
     variable = False  # the number of entries is read from indptr
     sparse = False  # the coordinate is read from indices
+    ordered = True  # under a parent, coordinates ascend and none stands twice: what a search needs (taco's ordered and unique)
     kind = ""
 
     @property
@@ -75,7 +76,7 @@ class Axis:
 
     def __str__(self) -> str:
         arrays = "".join(f" {b.name}" for b in self.aux)
-        return f"{self.name}: {self.kind}[{self.length}]{arrays}"
+        return f"{self.name}: {self.kind}[{self.length}]{arrays}{'' if self.ordered else ' unordered'}"
 
 
 class DenseFixed(Axis):
@@ -110,15 +111,28 @@ class DenseVariable(Axis):
 
 
 class SparseFixed(Axis):
-    """`entries` entries under each of `parents` parents, their coordinates from indices."""
+    """`entries` entries under each of `parents` parents, their coordinates from indices.
+
+    `ordered` by default where there is one parent (row ids): under several, rows are padded to one length.
+    """
 
     kind = "sparse fixed"
     sparse = True
 
-    def __init__(self, name: str, length: Value, entries: Value, parents: Value = 1, prefix: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        length: Value,
+        entries: Value,
+        parents: Value = 1,
+        prefix: str = "",
+        ordered: bool | None = None,
+    ) -> None:
         super().__init__(name, length)
         self.entries = entries
-        count = entries if isinstance(parents, int) and parents == 1 else index(parents) * index(entries)
+        alone = isinstance(parents, int) and parents == 1
+        self.ordered = alone if ordered is None else ordered
+        count = entries if alone else index(parents) * index(entries)
         self.indices = buffer(f"{prefix}{name}_indices", (count,), "int32")
 
     @property
@@ -133,13 +147,16 @@ class SparseFixed(Axis):
 
 
 class SparseVariable(DenseVariable):
-    """Entries from indptr, their coordinates from indices, ascending under each parent."""
+    """Entries from indptr, their coordinates from indices, ascending under each parent (unless `ordered` is False)."""
 
     kind = "sparse variable"
     sparse = True
 
-    def __init__(self, name: str, length: Value, entries: Value, parents: Value, prefix: str = "") -> None:
+    def __init__(
+        self, name: str, length: Value, entries: Value, parents: Value, prefix: str = "", ordered: bool = True
+    ) -> None:
         super().__init__(name, length, entries, parents, prefix)
+        self.ordered = ordered
         self.indices = buffer(f"{prefix}{name}_indices", (entries,), "int32")
 
     @property

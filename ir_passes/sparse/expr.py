@@ -61,3 +61,39 @@ def substitute(
 def same(a: Expr, b: Expr) -> bool:
     """Whether two expressions are equal, variables by identity."""
     return bool(a is b or tvm_ffi.structural_equal(a, b))
+
+
+def vanishes(expr: Expr, zero: Callable[[ir.TensorLoad], bool]) -> bool:
+    """Whether an expression is surely 0 where all loads that `zero` names are 0 (a factor of a product, the sum of such)."""
+
+    def go(e: Expr) -> bool:
+        if isinstance(e, ir.TensorLoad):
+            return zero(e)
+        if isinstance(e, tirx.IntImm | tirx.FloatImm):
+            return float(e.value) == 0.0
+        if isinstance(e, tirx.Mul):
+            return go(e.a) or go(e.b)
+        if isinstance(e, tirx.Add | tirx.Sub | tirx.Max | tirx.Min):
+            return go(e.a) and go(e.b)
+        if isinstance(e, tirx.Div):
+            return go(e.a)
+        if isinstance(e, tirx.Cast):
+            return go(e.value)
+        if isinstance(e, tirx.Select):
+            return go(e.true_value) and go(e.false_value)
+        return bool(isinstance(e, ir.Call) and e.op.name == "prim.if_then_else" and all(map(go, e.args[1:])))
+
+    return go(expr)
+
+
+def terms(expr: Expr) -> list[Expr]:
+    """The summands of an expression; a product over a sum is multiplied out."""
+    if isinstance(expr, tirx.Add):
+        return terms(expr.a) + terms(expr.b)
+    if isinstance(expr, tirx.Sub):
+        return terms(expr.a) + [-t for t in terms(expr.b)]
+    if isinstance(expr, tirx.Mul):
+        left, right = terms(expr.a), terms(expr.b)
+        if len(left) > 1 or len(right) > 1:
+            return [a * b for a in left for b in right]
+    return [expr]

@@ -66,6 +66,13 @@ class Format:
             own[n] = own[n] or own[n + 1]
         return own
 
+    def used_by(self) -> list[tuple[Axis, ...]]:
+        """For each logical coordinate, the levels that it is computed from."""
+        points = symbols(self.levels)
+        dims = [free_vars(c) for c in self.coords(*points)]
+        pairs = list(zip(self.levels, points, strict=True))
+        return [tuple(level for level, p in pairs if vs & {p.rel, p.pos, p.coord}) for vs in dims]
+
     def __str__(self) -> str:
         points = symbols(self.levels)
         lines = [f"format {self.name}", *(f"  {level}" for level in self.levels)]

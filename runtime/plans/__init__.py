@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from .build import Division, build_plan
+from .build import PlanBuilder, build_plan
 from .layout import KV_SEGMENT, KV_TILE, PAGE, PlanLayout
 from .sequence import PlanSequence
+from .step import Division, StepArrays
 
-__all__ = ["KV_SEGMENT", "KV_TILE", "PAGE", "Division", "PlanLayout", "PlanSequence", "build_plan"]
+__all__ = [
+    "KV_SEGMENT",
+    "KV_TILE",
+    "PAGE",
+    "Division",
+    "PlanBuilder",
+    "PlanLayout",
+    "PlanSequence",
+    "StepArrays",
+    "build_plan",
+]

@@ -1,8 +1,8 @@
 """What one page of the KV cache holds for one layer and kv head: the record, in the types a cache may have.
 
-Floats: K as [key_dim][16 tokens], whose lanes are tokens for the scores, then V as [16 tokens][value_dim]. int8: codes of K (unsigned,
-128 is zero) as [key_dim / 4][16 tokens][4], codes of V (signed) as [4 groups][value_dim][4 tokens], which dot products of four
-bytes take as they stand, then 16 float32 scales of K and 16 of V, one for each token.
+Floats: K as [key_dim][16 tokens], whose lanes are tokens for the scores, then V as [16 tokens][value_dim]. int8: codes of K
+(unsigned, 128 is zero) as [key_dim / 4][16 tokens][4], codes of V (signed) as [4 groups][value_dim][4 tokens], which dot
+products of four bytes take as they stand, then 16 float32 scales of K and 16 of V, one for each token.
 """
 
 from __future__ import annotations

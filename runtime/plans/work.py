@@ -23,11 +23,11 @@ def shared_prefixes(tables: Sequence[np.ndarray], starts: np.ndarray) -> list[tu
     """
     whole = starts // KV_SEGMENT
     groups, taken = [], np.zeros(len(tables), bool)
-    for i in np.flatnonzero(whole):
+    for i in map(int, np.flatnonzero(whole)):
         if taken[i]:
             continue
-        members, shared = [int(i)], int(whole[i])
-        for j in range(int(i) + 1, len(tables)):
+        members, shared = [i], int(whole[i])
+        for j in range(i + 1, len(tables)):
             if not taken[j] and whole[j]:
                 same = _shared_segments(tables[i], tables[j], min(shared, int(whole[j])))
                 if same:

@@ -33,6 +33,7 @@ def attention_reference(
     lookahead: int = -1,
     sinks: int = 0,
     softcap: float = 0.0,
+    shared_values: bool = False,
     tree_words: int = 0,
     **_: Any,
 ) -> tuple[np.ndarray]:
@@ -53,7 +54,9 @@ def attention_reference(
             visible &= (node < 0) | ((word >> (node % 32).astype(np.uint32)) & 1 == 1)
         token = token[visible]
         pages = table[indptr[plan[layout.row_seq + row]] + token // PAGE]
-        k, v = read_cache(cache, pages, token % PAGE, layer, kv_heads, head_dim, value_dim, kv_dtype)
+        stored = 0 if shared_values else value_dim
+        k, v = read_cache(cache, pages, token % PAGE, layer, kv_heads, head_dim, stored, kv_dtype)
+        v = k[..., :value_dim] if shared_values else v
         queries = (q[row].astype(np.float64) * scale).reshape(kv_heads, heads // kv_heads, head_dim)
         scores = np.einsum("hgd,thd->hgt", queries, k)
         if softcap:

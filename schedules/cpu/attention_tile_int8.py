@@ -34,7 +34,9 @@ class Int8Tile:
         self.words = -(-key_dim // WORD)
         self.codes = local("q_codes", (group.padded, self.words), "int32")
         self.scale = local("q_scale", (group.padded,))
-        self.start = local("q_start", (group.padded,), "int32")  # -128 times the sum of codes: K's codes are 128 too large
+        self.start = local(
+            "q_start", (group.padded,), "int32"
+        )  # -128 times the sum of codes: K's codes are 128 too large
         self.scaled = local("q_scaled", (self.words * WORD,))
         self.weights = local("s", (group.padded, KV_TILE))
         self.weight_codes = local("w_codes", (group.padded, TILE_WORDS), "int32")

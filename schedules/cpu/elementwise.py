@@ -24,6 +24,10 @@ def _row_and_bias(rng: np.random.Generator, *, features: int, n: int, **_: Any) 
     return [rng.standard_normal((n, features), dtype=np.float32), rng.standard_normal(features, dtype=np.float32)]
 
 
+def _row(rng: np.random.Generator, *, features: int, n: int, **_: Any) -> list[np.ndarray]:
+    return [rng.standard_normal((n, features), dtype=np.float32)]
+
+
 def _cost(*, features: int, n: int, **_: Any) -> Cost:
     return Cost(bytes=12 * n * features, flops=n * features)
 
@@ -64,6 +68,30 @@ def add_bias(*, features: int, target: TargetProfile) -> PrimFunc:
                 out[row, features - 1 - j] = x[row, features - 1 - j] + bias[features - 1 - j]
 
     return finish(add_to_rows)
+
+
+@kernel(
+    reference=lambda x, **_: (np.maximum(x, 0),),
+    inputs=_row,
+    cost=lambda *, features, n, **_: Cost(bytes=8 * n * features, flops=n * features),
+    tolerance=Tolerance(0.0, "values are moved or 0"),
+    cases=_CASES,
+)
+def relu(*, features: int, target: TargetProfile) -> PrimFunc:
+    """x float32 [n, features] -> max(x, 0)."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def relu_rows(x_: T.handle, out_: T.handle):
+        n = T.int64()
+        x = T.match_buffer(x_, (n, T.int64(features)), "float32", align=64)
+        out = T.match_buffer(out_, (n, T.int64(features)), "float32", align=64)
+        for row in T.parallel(n):
+            for c in T.serial(T.int64(features // LANES)):
+                out[row, lanes(c * LANES)] = T.max(x[row, lanes(c * LANES)], const(0.0))
+            for j in T.serial(T.int64(features % LANES)):
+                out[row, features - 1 - j] = T.max(x[row, features - 1 - j], T.float32(0))
+
+    return finish(relu_rows)
 
 
 @kernel(

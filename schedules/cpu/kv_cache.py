@@ -17,9 +17,9 @@ from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import IN_REGISTERS, LANES, storage
+from .kv_int8 import append_row_int8, write_int8
 from .reference import itemsize
 from .reference import narrow as stored
-from .kv_int8 import append_row_int8, write_int8
 from .rope import random_table, rope_reference, rotation
 from .spans import narrow, span
 
@@ -178,7 +178,9 @@ def kv_append(
         k = T.match_buffer(k_, (n, kv_heads * head_dim), "float32", align=64)
         v = T.match_buffer(v_, (n, kv_heads * head_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64)
+        cache = T.match_buffer(
+            cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64
+        )
         for row in T.parallel(n):
             page: T.let[T.int64] = T.cast(plan[slots + row], "int64") // PAGE
             offset: T.let[T.int64] = T.cast(plan[slots + row], "int64") % PAGE
@@ -264,7 +266,9 @@ def rope_append(
         qkv = T.match_buffer(qkv_, (n, (heads + 2 * kv_heads) * head_dim), "float32", align=64)
         table = T.match_buffer(table_, (n, rotary_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64)
+        cache = T.match_buffer(
+            cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64
+        )
         q = T.match_buffer(q_, (n, heads * head_dim), "float32", align=64)
         for row in T.parallel(n):
             key = T.alloc_buffer((1, head_dim), "float32", scope="global", annotations=IN_REGISTERS)

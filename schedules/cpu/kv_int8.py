@@ -76,9 +76,7 @@ def write_int8(records: np.ndarray, pages: np.ndarray, slots: np.ndarray, k: np.
         records[page, head, at[:, None]] = np.ascontiguousarray(scales)[..., None].view(np.uint8)
 
 
-def read_int8(
-    records: np.ndarray, slots: np.ndarray, key_dim: int, value_dim: int
-) -> tuple[np.ndarray, np.ndarray]:
+def read_int8(records: np.ndarray, slots: np.ndarray, key_dim: int, value_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """K float64 [n, kv_heads, key_dim] and V of the tokens at `slots` of records uint8 [n, kv_heads, bytes]."""
     record = cache_record("int8", key_dim, value_dim)
     n, heads = records.shape[:2]

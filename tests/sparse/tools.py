@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from heddle.ir_passes.sparse.expr import free_vars
-from heddle.ir_passes.sparse.format import Format, symbols
+from heddle.ir_passes.sparse.format import Format
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, LIBRARY
+from heddle.ir_passes.sparse.library import CSR, MATRIX_FORMATS, Operand
 from heddle.ir_passes.sparse.lowering import decompose_inits, lower
 from heddle.ir_passes.sparse.tensor import Tensor
 from heddle.schedules.compat import s_tir, tirx, tvm
@@ -23,19 +22,8 @@ def build(program: Program) -> Callable[..., None]:
     return tvm.compile(decompose_inits(sch).mod, target="llvm")[program.name]
 
 
-def extents(fmt: Format) -> tuple[Any, Any]:
-    """The variables m and n of a library format with symbolic extents."""
-    found = {str(v.name): v for level in fmt.levels for v in free_vars(level.length)}
-    n = found.get("n", tirx.Var("n", "int64"))
-    if fmt.name == "band":
-        point = symbols(fmt.levels)
-        n = next(v for v in free_vars(fmt.coords(*point)[1]) if v.name == "n")
-    return found["m"], n
-
-
-def spmm(fmt: Format, order: tuple[str, ...] | None = None) -> Program:
+def spmm(fmt: Format, m: Any, n: Any, order: tuple[str, ...] | None = None) -> Program:
     """C[i, k] = sum over j of A[i, j] * B[j, k]; all extents symbolic."""
-    m, n = extents(fmt)
     d = tirx.Var("d", "int64")
     i, j = coords("i j")
     k = coords("k")
@@ -44,9 +32,8 @@ def spmm(fmt: Format, order: tuple[str, ...] | None = None) -> Program:
     return Program("spmm", (it,), (A, B, C), (*fmt.aux, A, B, C))
 
 
-def sddmm(fmt: Format) -> Program:
+def sddmm(fmt: Format, m: Any, n: Any) -> Program:
     """Y[i, j] = A[i, j] * sum over k of X[i, k] * Z[j, k] on the entries of A; all extents symbolic."""
-    m, n = extents(fmt)
     d = tirx.Var("d", "int64")
     i, j = coords("i j")
     k = coords("k")
@@ -58,7 +45,24 @@ def sddmm(fmt: Format) -> Program:
 @functools.cache
 def library_kernel(kind: str, name: str) -> Callable[..., None]:
     """spmm or sddmm over a format of the library: one compilation serves every matrix."""
-    return build({"spmm": spmm, "sddmm": sddmm}[kind](LIBRARY[name].symbolic()))
+    m, n = tirx.Var("m", "int64"), tirx.Var("n", "int64")
+    fmt = MATRIX_FORMATS[name].symbolic(m, n, **compiled(name))
+    return build({"spmm": spmm, "sddmm": sddmm}[kind](fmt, m, n))
+
+
+PARAMS: dict[str, dict[str, int]] = {"bsr": {"block": 3}, "band": {"lower": 5, "upper": 5}}
+"""Parameters of formats that are compiled in."""
+
+
+def compiled(name: str) -> dict[str, int]:
+    """The parameters of a format that its kernels are compiled for."""
+    return PARAMS.get(name, {})
+
+
+def convert(name: str, a: CSR) -> Operand:
+    """A matrix in a format of the library."""
+    extra = {"items": 3} if name == "balanced" else {}
+    return MATRIX_FORMATS[name].convert(a, **extra, **compiled(name))
 
 
 def call(kernel: Callable[..., None], inputs: Sequence[np.ndarray], out_shape: tuple[int, ...]) -> np.ndarray:

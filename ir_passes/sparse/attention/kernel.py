@@ -11,7 +11,6 @@ from ....runtime.plans.layout import MERGES, ROW_ITEMS, TILES, WORKERS
 from ....schedules.compat import PrimFunc, T, finish, tirx
 from ....schedules.cpu.attention_group import query_group
 from ....schedules.cpu.attention_reference import attention_cost, attention_inputs, attention_reference
-from ....schedules.cpu.kv_cache import record
 from ....schedules.cpu.softmax_state import SoftmaxState
 from ....schedules.emit import Value, buffer, let, parallel, prim_func, serial
 from ....schedules.registry import Case, Tolerance, kernel
@@ -90,6 +89,8 @@ def attention(
     sinks: int = 0,
     softcap: float = 0.0,
     sink_logits: bool = False,
+    shared_values: bool = False,
+    body: str = "kernel",
     tree_words: int = 0,
 ) -> PrimFunc:
     """q float32 [n, heads * head_dim], positions int32 [n], plan, cache, layer -> float32 [n, heads * value_dim], states.
@@ -115,6 +116,8 @@ def attention(
         sinks=sinks,
         softcap=softcap,
         sink_logits=sink_logits,
+        shared_values=shared_values,
+        body=body,
     )
     return emit_attention(spec, rows, target)
 
@@ -134,12 +137,11 @@ def emit_attention(spec: AttentionSpec, rows: str, target: TargetProfile) -> Pri
     """The three parts of the kernel, each over the plan's own division of work."""
     layout = spec.layout
     n, p, pages = (tirx.Var(name, "int64") for name in ("n", "p", "pages"))
-    width = record(spec.key_dim, spec.value_dim, spec.kv_dtype)
     operands = Operands(
         q=buffer("q", (n, spec.heads * spec.key_dim), "float32", align=64),
         positions=buffer("positions", (n,), "int32"),
         plan=buffer("plan", (p,), "int32"),
-        cache=buffer("cache", (pages, spec.layers, spec.kv_heads, width), storage(spec.kv_dtype), align=64),
+        cache=buffer("cache", (pages, spec.layers, spec.kv_heads, spec.record), storage(spec.kv_dtype), align=64),
         layer=tirx.Var("layer", "int64"),
         states=buffer("states", (layout.max_states, spec.heads, state_width(spec.value_dim)), "float32", align=64),
         out=buffer("out", (n, spec.heads * spec.value_dim), "float32", align=64),

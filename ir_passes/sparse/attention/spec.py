@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ....runtime.plans import PlanLayout
-
-KV_DTYPES = ("float32", "float16", "bfloat16", "int8")
+from ....runtime.plans.cache import STORAGE, cache_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +15,9 @@ class AttentionSpec:
     A query at position p sees the keys at positions in (p - window, p + lookahead] up to its plan's limit (window 0: from the
     first; lookahead -1: to the limit, which is p itself in causal plans and the last position in bidirectional ones), and the
     first `sinks` keys in any case (StreamingLLM). Scores are scaled, then capped: softcap * tanh(score / softcap) if > 0
-    (Gemma 2). `sink_logits` adds a learned logit per head to the denominator (gpt-oss).
+    (Gemma 2). `sink_logits` adds a learned logit per head to the denominator (gpt-oss). With `shared_values` a value is the
+    first value_dim dimensions of its key, and pages hold keys only (latent attention). `body` "expressions" lowers the tile
+    from its expressions; "kernel" takes the micro-kernel of the storage where there is one.
     """
 
     layers: int
@@ -32,12 +33,18 @@ class AttentionSpec:
     sinks: int = 0
     softcap: float = 0.0
     sink_logits: bool = False
+    shared_values: bool = False
+    body: str = "kernel"
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads do not share {self.kv_heads} kv heads evenly")
-        if self.kv_dtype not in KV_DTYPES:
-            raise ValueError(f"unknown kv_dtype={self.kv_dtype!r}; choose one of {', '.join(KV_DTYPES)}")
+        if self.kv_dtype not in STORAGE:
+            raise ValueError(f"unknown kv_dtype={self.kv_dtype!r}; choose one of {', '.join(STORAGE)}")
+        if self.body not in ("kernel", "expressions"):
+            raise ValueError(f"unknown body={self.body!r}; choose kernel or expressions")
+        if self.kv_dtype == "int8" and (self.shared_values or self.body == "expressions"):
+            raise ValueError("int8 pages are read by their micro-kernel only, with keys and values apart")
         for name in ("window", "sinks", "softcap"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (none) or more")
@@ -45,6 +52,11 @@ class AttentionSpec:
             raise ValueError(
                 f"sinks={self.sinks} without a window: every key is seen anyway; give a window or no sinks"
             )
+
+    @property
+    def record(self) -> int:
+        """Elements of one page of one layer and kv head."""
+        return cache_record(self.kv_dtype, self.key_dim, 0 if self.shared_values else self.value_dim).size
 
     @property
     def sharing(self) -> int:

@@ -14,13 +14,14 @@ from ....runtime.plans import KV_SEGMENT, KV_TILE, PAGE
 from ....schedules.compat import T
 from ....schedules.cpu.attention_group import Group
 from ....schedules.cpu.attention_tile import TILE_PAGES, FloatTile, KVTile
+from ....schedules.cpu.attention_tile_expression import ExpressionTile, separate, shared
 from ....schedules.cpu.attention_tile_int8 import Int8Tile
 from ....schedules.cpu.softmax_state import MASKED, SoftmaxState, sum_lanes
 from ....schedules.cpu.spans import span
 from ....schedules.emit import Buffer, Value, i64, let, local, serial, settle, store, unroll, when
 from ....schedules.lanes import in_lanes, vector
 from ....schedules.target import TargetProfile
-from ....schedules.vector import LANES, Vec, const, lanes, splat
+from ....schedules.vector import LANES, Vec, const, lanes
 from .finish import store_query
 from .spec import AttentionSpec
 from .variant import Variant, bounds
@@ -46,16 +47,24 @@ class Operands:
         return T.cast(self.plan[at], "int64")
 
 
+def tile_body(spec: AttentionSpec, group: Group, target: TargetProfile) -> FloatTile | Int8Tile:
+    """What computes the inside of a tile: the micro-kernel of the storage, or its expressions."""
+    if spec.kv_dtype == "int8":
+        return Int8Tile(group, spec.key_dim, spec.value_dim, target)
+    if spec.shared_values or spec.body == "expressions":
+        place = (shared if spec.shared_values else separate)(spec.key_dim, spec.value_dim)
+        return ExpressionTile(group, spec.key_dim, spec.value_dim, spec.kv_dtype, place)
+    return FloatTile(group, spec.key_dim, spec.value_dim, spec.kv_dtype)
+
+
 class Walk:
     """The tasks of one worker: arrays that live as long as the worker, and the statements of one task."""
 
-    def __init__(self, spec: AttentionSpec, group: Group, operands: Operands, variant: Variant, target: TargetProfile) -> None:
+    def __init__(
+        self, spec: AttentionSpec, group: Group, operands: Operands, variant: Variant, target: TargetProfile
+    ) -> None:
         self.spec, self.group, self.operands, self.variant = spec, group, operands, variant
-        self.tile: FloatTile | Int8Tile
-        if spec.kv_dtype == "int8":
-            self.tile = Int8Tile(group, spec.key_dim, spec.value_dim, target)
-        else:
-            self.tile = FloatTile(group, spec.key_dim, spec.value_dim, spec.kv_dtype)
+        self.tile = tile_body(spec, group, target)
         self.state = SoftmaxState(group.padded, -(-spec.value_dim // LANES))
         self.row = local("query_row", (group.padded,), "int64")
         self.first = local("query_first", (group.padded,), "int32")
@@ -122,7 +131,7 @@ class Walk:
                 store(self.first, r, first)
                 store(self.limit, r, last)
                 column = let("column", (head * spec.sharing + g) * spec.key_dim)
-                self.tile.load(r, lambda d, n, at=at, c=column: operands.q[at, span(c + d, n)], spec.scale)
+                self.tile.load(r, lambda d, n: operands.q[at, span(column + d, n)], spec.scale)
         with serial(queries - count, "filler") as filler:
             r, last_query = let("r", count + filler), let("last_query", count - 1)
             for array in (self.row, self.first, self.limit):
@@ -198,8 +207,3 @@ class Walk:
             store(states, (number, query_head, lanes(d * LANES)), self.state.acc[r, lanes(d * LANES)])
         store(states, (number, query_head, columns * LANES), self.state.peak[r, 0])
         store(states, (number, query_head, columns * LANES + 1), sum_lanes(self.state.total[r, lanes(0)]))
-
-
-def load_state(operands: Operands, number: Value, head: Value, columns: int) -> tuple[Vec, Vec]:
-    """Maximum and sum of a state in memory, in all lanes."""
-    return tuple(splat(operands.states[number, head, columns * LANES + i]) for i in (0, 1))  # type: ignore[return-value]

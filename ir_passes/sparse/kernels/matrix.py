@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,71 +11,35 @@ from ....schedules.compat import PrimFunc, s_tir, tirx
 from ....schedules.registry import Case, Cost, Tolerance, kernel
 from ....schedules.target import TargetProfile
 from ....schedules.vector import LANES
-from ..axes import Value
 from ..errors import SparseError
-from ..format import Format
-from ..library import (
-    CSR,
-    Operand,
-    balanced,
-    band,
-    bsr,
-    coo,
-    csc,
-    csr,
-    dcsr,
-    dense,
-    ell,
-    to_balanced,
-    to_band,
-    to_bsr,
-    to_coo,
-    to_csc,
-    to_csr,
-    to_dcsr,
-    to_dense_format,
-    to_ell,
-)
+from ..library import CSR, MATRIX_FORMATS, Operand
+from ..library.semantics import bind, entries
 from ..lowering import lower
-from .programs import ROW_WISE
+from .programs import ROW_WISE, spmm_extreme
 from .programs import sddmm as sddmm_program
 from .programs import spmm as spmm_program
-from .schedules import finish_schedule, schedule_blocks, schedule_columns, schedule_dots, schedule_rows
+from .schedules import (
+    finish_schedule,
+    schedule_blocks,
+    schedule_columns,
+    schedule_dots,
+    schedule_extremes,
+    schedule_rows,
+)
 
 BLOCK, DIAGONALS, ITEMS = 8, 3, 4  # of the operands that tests and samples make
+SQUARE = 37  # sides of cases whose arrays do not tell them
+COMBINES = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+EXTREME_FORMATS = ("balanced", "csr")  # whose rows tell how many entries they have
 
 
 def _vars(names: str) -> list[tirx.Var]:
     return [tirx.Var(name, "int64") for name in names.split()]
 
 
-def _bounds_less_one() -> Value:
-    return tirx.Var("bounds", "int64") - 1
-
-
-FORMATS: dict[str, tuple[Callable[..., Format], Callable[..., Operand]]] = {
-    "balanced": (
-        lambda m, n, **_: balanced(m, n, *_vars("nnz"), _bounds_less_one()),
-        lambda a, **_: to_balanced(a, ITEMS),
-    ),
-    "csr": (lambda m, n, **_: csr(m, n, *_vars("nnz")), lambda a, **_: to_csr(a)),
-    "csc": (lambda m, n, **_: csc(m, n, *_vars("nnz")), lambda a, **_: to_csc(a)),
-    "coo": (lambda m, n, **_: coo(m, n, *_vars("nnz")), lambda a, **_: to_coo(a)),
-    "dcsr": (lambda m, n, **_: dcsr(m, n, *_vars("rows nnz")), lambda a, **_: to_dcsr(a)),
-    "ell": (lambda m, n, **_: ell(m, n, *_vars("rows width")), lambda a, **_: to_ell(a)),
-    "dense": (lambda m, n, **_: dense(m, n), lambda a, **_: to_dense_format(a.to_dense())),
-    "bsr": (lambda m, n, block, **_: bsr(m, n, *_vars("blocks"), block), lambda a, block, **_: to_bsr(a, block)),
-    "band": (
-        lambda m, n, lower, upper, **_: band(m, n, lower, upper),
-        lambda a, lower, upper, **_: to_band(a, lower, upper),
-    ),
-}
-"""By name: the format with symbolic extents, and the conversion of a matrix; both take the format's own parameters."""
-
-
 def _check(name: str, width: int) -> None:
-    if name not in FORMATS:
-        raise SparseError(f"unknown format {name!r}", fix=f"choose one of {', '.join(FORMATS)}")
+    if name not in MATRIX_FORMATS:
+        raise SparseError(f"unknown format {name!r}", fix=f"choose one of {', '.join(MATRIX_FORMATS)}")
     if width < 1:
         raise SparseError(f"width={width} columns", fix="give at least 1")
 
@@ -98,48 +62,44 @@ def _matrix(rng: np.random.Generator, m: int, n: int, density: float, fmt: str) 
 
 
 def _spmm_inputs(
-    rng: np.random.Generator, *, format: str, width: int, m: int, n: int, density: float, **params: Any
+    rng: np.random.Generator,
+    *,
+    format: str,
+    width: int,
+    m: int,
+    n: int,
+    density: float,
+    combine: str = "sum",
+    **params: Any,
 ) -> list[np.ndarray]:
-    operand = FORMATS[format][1](_matrix(rng, m, n, density, format), **params)
+    operand = convert(format, _matrix(rng, m, n, density, format), **params)
     return [*operand.params, rng.standard_normal((n, width), np.float32)]
 
 
-def entries(format: str, arrays: list[np.ndarray], values: np.ndarray, m: int, **params: Any) -> tuple[np.ndarray, ...]:
-    """(row, column, value) of all stored entries, padding included: what the references compute with."""
-    if format in ("balanced", "csr"):
-        indptr, columns = arrays[-2:]
-        return np.repeat(np.arange(m), np.diff(indptr)), columns, values
-    if format == "csc":
-        indptr, rows = arrays
-        return rows, np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), values
-    if format == "coo":
-        return arrays[0], arrays[1], values.ravel()
-    if format == "dcsr":
-        rows, indptr, columns = arrays
-        return np.repeat(rows, np.diff(indptr)), columns, values
-    if format == "ell":
-        return np.repeat(arrays[0], values.shape[1]), arrays[1], values.ravel()
-    if format == "dense":
-        rows, columns = np.indices(values.shape)
-        return rows.ravel(), columns.ravel(), values.ravel()
-    if format == "band":
-        rows, slot = np.indices(values.shape)
-        return rows.ravel(), (rows + slot - params["lower"]).ravel(), values.ravel()
-    indptr, blocks = arrays
-    row, column = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), blocks
-    inner = np.arange(params["block"])
-    rows = row[:, None, None] * len(inner) + inner[:, None]
-    columns = column[:, None, None] * len(inner) + inner
-    return (*tuple(np.broadcast_to(a, values.shape).ravel() for a in (rows, columns)), values.ravel())
+def convert(format: str, a: CSR, **params: int) -> Operand:
+    """A matrix in a format of the library; items of `balanced` are few, so that each gets several rows."""
+    extra = {"items": ITEMS} if format == "balanced" else {}
+    return MATRIX_FORMATS[format].convert(a, **extra, **params)
 
 
-def _spmm_reference(*inputs: np.ndarray, format: str, width: int, **params: Any) -> tuple[np.ndarray]:
+def _stored(
+    format: str, arrays: Sequence[np.ndarray], values: np.ndarray, m: int, n: int, **params: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Rows, columns and places of all entries that count, as the format itself says."""
+    fmt = MATRIX_FORMATS[format].symbolic(m, n, **params)
+    (rows, columns), places = entries(fmt, bind(fmt, arrays, values))
+    return rows, columns, places
+
+
+def _spmm_reference(
+    *inputs: np.ndarray, format: str, width: int, combine: str = "sum", **params: Any
+) -> tuple[np.ndarray]:
     *arrays, values, b = inputs
     m = params.pop("m", None) or _rows(format, arrays, values, **params)
-    rows, columns, data = entries(format, arrays, values, m, **params)
-    inside = (columns >= 0) & (columns < len(b))
-    out = np.zeros((m, width), np.float64)
-    np.add.at(out, rows[inside], data[inside, None].astype(np.float64) * b[columns[inside]])
+    rows, columns, places = _stored(format, arrays, values, m, len(b), **params)
+    out = np.full((m, width), {"sum": 0.0, "max": -np.inf, "min": np.inf}[combine])
+    COMBINES[combine].at(out, rows, values[places][:, None].astype(np.float64) * b[columns])
+    out[np.bincount(rows, minlength=m) == 0] = 0
     return (out.astype(np.float32),)
 
 
@@ -148,16 +108,11 @@ def _rows(format: str, arrays: list[np.ndarray], values: np.ndarray, **params: A
     if format in ("balanced", "csr"):
         return len(arrays[-2]) - 1
     if format == "bsr":
-        return (len(arrays[0]) - 1) * params["block"]
-    if format in ("dense", "band"):
-        return len(values)
-    return SQUARE
+        return (len(arrays[0]) - 1) * int(params["block"])
+    return len(values) if format in ("dense", "band") else SQUARE
 
 
-SQUARE = 37
-
-
-def _case(format: str, width: int, m: int, n: int, density: float, **params: int) -> Case:
+def _case(format: str, width: int, m: int, n: int, density: float, **params: Any) -> Case:
     return Case({"format": format, "width": width, **params}, {"m": m, "n": n, "density": density})
 
 
@@ -175,22 +130,30 @@ def _spmm_cost(*, format: str, width: int, m: int, n: int, density: float, **_: 
         _case("balanced", 64, 50, 30, 0.2),
         _case("balanced", 24, 20, 30, 0.2),
         _case("csr", 272, 50, 30, 0.2),
+        _case("balanced", 64, 50, 30, 0.2, combine="max"),
+        _case("csr", 24, 50, 30, 0.2, combine="min"),
         _case("dense", 32, 10, 20, 0.7),
         _case("bsr", 48, 40, 24, 0.1, block=BLOCK),
         _case("band", 16, 30, 30, 0.9, lower=DIAGONALS, upper=DIAGONALS),
         *(_case(name, 32, SQUARE, SQUARE, 0.15) for name in ("csc", "coo", "dcsr", "ell")),
     ],
 )
-def spmm(*, format: str, width: int, target: TargetProfile, **params: int) -> PrimFunc:
+def spmm(*, format: str, width: int, target: TargetProfile, combine: str = "sum", **params: int) -> PrimFunc:
     """Arrays of the format int32, values float32, b float32 [n, width] -> float32 [m, width]: A @ b (Ye et al., SparseTIR).
 
     Sums run over the entries in the order of the format. `params` are those of the format (bsr: block; band: lower, upper).
+    `combine` max or min takes the largest or smallest product of a row's entries in place of the sum (balanced and csr only);
+    rows without entries are 0 with every combination. Raises SparseError for what there is no kernel for.
     """
     _check(format, width)
+    check_combine(format, combine)
     m, n = _vars("m n")
-    fmt = FORMATS[format][0](m, n, **params)
+    fmt = MATRIX_FORMATS[format].symbolic(m, n, **params)
     if format not in ROW_WISE:
         _needs_lanes(format, width, "spmm")
+    if combine != "sum":
+        sch = s_tir.Schedule(lower(spmm_extreme(fmt, m, n, width, combine)))
+        return finish_schedule(schedule_extremes(sch, width, fmt.levels[0].name))
     sch = s_tir.Schedule(lower(spmm_program(fmt, m, n, width, format)))
     if format not in ROW_WISE:
         sch = schedule_columns(sch)
@@ -203,6 +166,18 @@ def spmm(*, format: str, width: int, target: TargetProfile, **params: int) -> Pr
     return finish_schedule(sch)
 
 
+def check_combine(format: str, combine: str) -> None:
+    """SparseError unless spmm over this format has this combination."""
+    if combine not in COMBINES:
+        raise SparseError(f"unknown combination {combine!r}", fix=f"choose one of {', '.join(COMBINES)}")
+    if combine != "sum" and format not in EXTREME_FORMATS:
+        raise SparseError(
+            f"spmm by {combine} over {format}",
+            "rows without entries are 0, and the format does not tell which rows those are",
+            f"convert to one of {', '.join(EXTREME_FORMATS)}",
+        )
+
+
 def _outer(sch: s_tir.Schedule) -> Any:
     return sch.get_loops(sch.get_sblock("spmm_o0"))[0]
 
@@ -210,17 +185,16 @@ def _outer(sch: s_tir.Schedule) -> Any:
 def _sddmm_inputs(
     rng: np.random.Generator, *, format: str, width: int, m: int, n: int, density: float, **params: Any
 ) -> list[np.ndarray]:
-    operand = FORMATS[format][1](_matrix(rng, m, n, density, format), **params)
+    operand = convert(format, _matrix(rng, m, n, density, format), **params)
     return [*operand.params, *(rng.standard_normal((side, width), np.float32) for side in (m, n))]
 
 
 def _sddmm_reference(*inputs: np.ndarray, format: str, width: int, **params: Any) -> tuple[np.ndarray]:
     *arrays, values, x, z = inputs
-    rows, columns, data = entries(format, arrays, values, len(x), **params)
-    inside = (columns >= 0) & (columns < len(z))
-    out = np.zeros(values.size, np.float64)
-    out[inside] = np.einsum("ed,ed->e", x[rows[inside]].astype(np.float64), z[columns[inside]]) * data[inside]
-    return (out.astype(np.float32).reshape(values.shape),)
+    rows, columns, places = _stored(format, arrays, values, len(x), len(z), **params)
+    out = np.zeros(values.shape, np.float64)
+    out[places] = np.einsum("ed,ed->e", x[rows].astype(np.float64), z[columns]) * values[places]
+    return (out.astype(np.float32),)
 
 
 @kernel(
@@ -244,6 +218,6 @@ def sddmm(*, format: str, width: int, target: TargetProfile, **params: int) -> P
     _check(format, width)
     _needs_lanes(format, width, "sddmm")
     m, n = _vars("m n")
-    fmt = FORMATS[format][0](m, n, **params)
+    fmt = MATRIX_FORMATS[format].symbolic(m, n, **params)
     sch = s_tir.Schedule(lower(sddmm_program(fmt, m, n, width)))
     return finish_schedule(schedule_dots(sch, fmt.levels[0].name))

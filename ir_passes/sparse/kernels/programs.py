@@ -32,6 +32,22 @@ def spmm(fmt: Format, m: Value, n: Value, d: int, kind: str, dtype: str = "float
     return Program("spmm", (step,), (a, b, c), (*fmt.aux, a, b, c))
 
 
+def spmm_extreme(fmt: Format, m: Value, n: Value, d: int, combine: str) -> Program:
+    """C[i, k] = the max or min over the entries (i, j) of A[i, j] * B[j, k], 0 in rows without entries.
+
+    For formats whose last two levels are the rows and a row's entries (balanced, csr).
+    """
+    a, b, c = Tensor("A", (m, n), fmt), Tensor("B", (n, d)), Tensor("C", (m, d))
+    best = Tensor("best", (d,), row_local=True)
+    i, j = coords("i j")
+    k, ko = coords("k ko")
+    step = Iteration("spmm", fmt, (i, j), {k: d}, best[k], a[i, j] * b[j, k], combine)
+    found = tirx.Select(fmt.levels[-1].extent(i) > 0, best[ko], T.float32(0))
+    put = Iteration("put", fmt, (i, j), {ko: d}, c[i, ko], found, depth=len(fmt.levels) - 1)
+    fused = Fused(len(fmt.levels) - 1, (step, put))
+    return Program("spmm", (fused,), (a, b, c, best), (*fmt.aux, a, b, c))
+
+
 def _as_float(value: Any, dtype: str) -> Any:
     return value if dtype == "float32" else T.cast(value, "float32")
 

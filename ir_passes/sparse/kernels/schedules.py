@@ -29,6 +29,22 @@ def schedule_rows(sch: s_tir.Schedule, width: int) -> None:
     sch.parallel(outermost)
 
 
+def schedule_extremes(sch: s_tir.Schedule, width: int, outermost: str) -> s_tir.Schedule:
+    """spmm by max or min: rows in parallel, a row's result in registers where it is up to 16 vectors wide."""
+    block = sch.get_sblock("spmm")
+    entry = sch.get_loops(block)[-2]
+    if width % LANES == 0:
+        for part in (block, sch.get_sblock("put")):
+            steps, lane = sch.split(sch.get_loops(part)[-1], [None, LANES])
+            sch.vectorize(lane)
+            if width <= 16 * LANES:
+                sch.unroll(steps)
+    init = sch.decompose_reduction(block, entry)
+    if LANES < width <= 16 * LANES and width % LANES == 0:
+        sch.unroll(sch.get_loops(init)[-2])
+    return set_kinds(sch, {outermost: PARALLEL})
+
+
 def schedule_blocks(sch: s_tir.Schedule, width: int, block_rows: int, registers: int) -> None:
     """bsr spmm: block rows in parallel, a tile of rows x columns in registers over all blocks of the row."""
     block = sch.get_sblock("spmm")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ....schedules.compat import tirx
+from ..axes import Axis, index
 from ..errors import SparseError
 from ..expr import free_vars, loads, same
+from ..format import Format, symbols
 from ..iteration import BLOCK, Fused, Iteration, Program
 from ..monoid import monoid
 from ..tensor import Tensor
-from .access import determined, on_walk
+from .check_access import check_access
 
 
 def check(program: Program) -> None:
@@ -18,11 +21,20 @@ def check(program: Program) -> None:
     tensors = {t.logical: t for t in program.tensors}
     for tensor in program.tensors:
         _tensor(tensor)
+    twice = [name for name, count in Counter(it.name for it in program.iterations()).items() if count > 1]
+    if twice:
+        raise SparseError(
+            f"program {program.name} has several iterations named {twice[0]}",
+            "schedules find an iteration's blocks by its name",
+            "give each a name of its own",
+        )
     for it in program.iterations():
         _iteration(it, tensors)
+        check_access(it, tensors)
     for step in program.steps:
         if isinstance(step, Fused):
             _fused(step)
+        _row_local(step, tensors)
     _params(program)
 
 
@@ -37,7 +49,7 @@ def _tensor(tensor: Tensor) -> None:
             "use a format with fewer coordinates, or give the tensor its full shape",
         )
     for dim, length in _lengths(fmt).items():
-        if not same(_number(length), _number(tensor.shape[dim])):
+        if not same(index(length), index(tensor.shape[dim])):
             raise SparseError(
                 f"tensor {tensor.name} is {tensor.shape[dim]} long in dimension {dim}, its format {fmt.name} {length}",
                 "the format was made for a tensor of another shape",
@@ -45,23 +57,11 @@ def _tensor(tensor: Tensor) -> None:
             )
 
 
-def _lengths(fmt: Any) -> dict[int, Any]:
+def _lengths(fmt: Format) -> dict[int, Any]:
     """Lengths of the logical dimensions that are one level's coordinate."""
-    from ..format import symbols
-
     at = symbols(fmt.levels)
-    found = {}
-    for dim, coordinate in enumerate(fmt.coords(*at)):
-        for level, point in zip(fmt.levels, at, strict=True):
-            if coordinate is point.coord:
-                found[dim] = level.length
-    return found
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, int | tirx.IntImm):
-        return tirx.IntImm("int64", int(value))
-    return value
+    pairs = [(level.length, point.coord) for level, point in zip(fmt.levels, at, strict=True)]
+    return {dim: n for dim, c in enumerate(fmt.coords(*at)) for n, coordinate in pairs if c is coordinate}
 
 
 def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
@@ -78,87 +78,108 @@ def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
         )
     if it.walk is None and it.coords:
         raise SparseError(f"{it.name} names coordinates but walks no format", fix="make them free variables")
-    known = {level.name for level in it.walk.levels} if it.walk else set()
-    known |= {str(v.name) for v in it.free}
-    for name in it.order or ():
-        if name != BLOCK and name not in known:
-            raise SparseError(
-                f"{it.name}: unknown axis {name!r} in the order", fix=f"it has {', '.join(sorted(known))}"
-            )
-    if it.order and it.depth is None and (missing := known - set(it.order)):
+    _order(it)
+    out = tensors[it.out.source]
+    if str(it.value.ty) != out.dtype:
+        raise SparseError(
+            f"{it.name} writes a value of {it.value.ty} to {out.name}, which is {out.dtype}",
+            "an output is accumulated in its own type, and nothing is converted silently",
+            f'write T.cast(value, "{out.dtype}")',
+        )
+
+
+def _order(it: Iteration) -> None:
+    """Every axis once, and no level before one that its entries are counted under."""
+    levels = it.walk.levels if it.walk else ()
+    names = [level.name for level in levels] + [str(v.name) for v in it.free]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SparseError(
+            f"{it.name} has two axes named {twice[0]}",
+            "orders and schedules name axes",
+            "rename the free variable, or the level",
+        )
+    if it.order is None:
+        return
+    order = [name for name in it.order if name != BLOCK]
+    if unknown := [name for name in order if name not in names]:
+        raise SparseError(
+            f"{it.name}: unknown axis {unknown[0]!r} in the order", fix=f"it has {', '.join(sorted(names))}"
+        )
+    if twice := [name for name, count in Counter(order).items() if count > 1]:
+        raise SparseError(f"{it.name}: axis {twice[0]!r} stands twice in the order", fix="name every axis once")
+    needed = names if it.depth is None else [str(v.name) for v in it.free]
+    if missing := set(needed) - set(order):
         raise SparseError(
             f"{it.name}: the order lacks {', '.join(sorted(missing))}",
             "every level and every free variable needs its place",
             "name all of them",
         )
-    if not determined(it):
+    if fault := misplaced(levels, order):
         raise SparseError(
-            f"{it.name} writes {it.out}, whose indices its walk and free variables do not determine",
-            fix="index the output with coordinates of the walk and free variables only",
+            f"{it.name}: the order has {fault[0]} before {fault[1]}",
+            f"how many entries {fault[0]} has depends on where the walk stands on {fault[1]}",
+            f"put {fault[1]} first",
         )
-    out = tensors[it.out.source]
-    if out.fmt is not None and it.depth is None and not on_walk(it, out, it.out.indices):
-        raise SparseError(
-            f"{it.name} writes {out.name}, stored in {out.fmt.name}, where its walk does not stand",
-            "new entries cannot be made while walking",
-            "walk the output's format, and read the other operands off the walk",
-        )
-    _co_iteration(it, tensors)
 
 
-def _co_iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
-    """Reading off the walk gives what both operands hold (an intersection): right for products only."""
-
-    def off(load: Any) -> bool:
-        tensor = tensors.get(load.source)
-        return tensor is not None and tensor.fmt is not None and not on_walk(it, tensor, load.indices)
-
-    for name in (load.source.name for load in loads(it.value) if off(load)):
-        for term in terms(it.value):
-            if not any(on_walk(it, tensors[ld.source], ld.indices) for ld in loads(term) if ld.source in tensors):
-                raise SparseError(
-                    f"{it.name} adds {name}, which its walk over {it.walk.name if it.walk else 'dense axes'} does not visit",
-                    "where only one operand of a sum has an entry, the walk over the other one misses it",
-                    "decompose the sum: one iteration for each operand, the later ones accumulating",
-                )
-
-
-def terms(expr: Any) -> list[Any]:
-    """The summands of an expression."""
-    if isinstance(expr, tirx.Add | tirx.Sub):
-        return terms(expr.a) + terms(expr.b)
-    return [expr]
+def misplaced(levels: tuple[Axis, ...], order: list[str]) -> tuple[str, str] | None:
+    """A level whose extent is data, and a level above it that an order places later."""
+    for n, level in enumerate(levels):
+        if not level.variable or level.name not in order:
+            continue
+        for above in levels[:n]:
+            if above.name not in order or order.index(above.name) > order.index(level.name):
+                return level.name, above.name
+    return None
 
 
 def _fused(step: Fused) -> None:
-    walks = {id(it.walk) for it in step.iterations}
-    if len(walks) != 1 or step.iterations[0].walk is None:
+    names = ", ".join(it.name for it in step.iterations)
+    if len({id(it.walk) for it in step.iterations}) != 1 or step.iterations[0].walk is None:
         raise SparseError(
-            f"fused iterations {', '.join(it.name for it in step.iterations)} walk different formats",
+            f"fused iterations {names} walk different formats",
             "they share the block of the leading levels",
             "fuse iterations over one format",
         )
+    if not 1 <= step.levels <= len(step.iterations[0].walk.levels):
+        raise SparseError(
+            f"fused iterations {names} share {step.levels} levels of {len(step.iterations[0].walk.levels)}",
+            fix="share at least the first level, at most all",
+        )
+
+
+def _row_local(step: Iteration | Fused, tensors: dict[Any, Tensor]) -> None:
+    """Row-local tensors live in the block of the fused group that writes them."""
+    its = step.iterations if isinstance(step, Fused) else (step,)
+    written: set[Any] = set()
+    for it in its:
+        if isinstance(step, Fused):
+            written.add(it.out.source)
+        for source in (it.out.source, *(load.source for load in loads(it.value))):
+            if source in tensors and tensors[source].row_local and source not in written:
+                raise SparseError(
+                    f"{it.name} uses the row-local tensor {source.name} where no iteration of its fused group wrote it",
+                    "such a tensor lives in the block of one row and holds nothing before",
+                    "write it in an earlier iteration of the same Fused, or give it memory of its own (row_local=False)",
+                )
 
 
 def _params(program: Program) -> None:
     held = {p.data if isinstance(p, Tensor) else p for p in program.params}
+    own = {t.logical for t in program.tensors}
     for tensor in program.tensors:
         if tensor.data is not None and not tensor.row_local and tensor.data not in held:
             raise SparseError(f"tensor {tensor.name} is no parameter of {program.name}", fix="add it to `params`")
-    for it in program.iterations():
-        for array in it.walk.aux if it.walk else ():
+    for fmt in program.formats():
+        for array in fmt.aux:
             if array not in held:
                 raise SparseError(
-                    f"array {array.name} of format {it.walk.name if it.walk else ''} is no parameter of {program.name}",
+                    f"array {array.name} of format {fmt.name} is no parameter of {program.name}",
                     fix="add `*fmt.aux` to `params`",
                 )
-        own = {t.logical for t in program.tensors}
+    for it in program.iterations():
         for variable in free_vars(it.value):
-            if (
-                tirx.is_buffer_var(variable)
-                and variable not in held
-                and variable not in {t.logical for t in program.tensors}
-            ):
+            if tirx.is_buffer_var(variable) and variable not in held | own:
                 raise SparseError(
                     f"{it.name} reads {variable.name}, which is no tensor of {program.name}", fix="add it to `tensors`"
                 )

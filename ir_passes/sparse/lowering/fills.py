@@ -1,74 +1,109 @@
-"""Lowering, step 1: outputs that an iteration does not cover are set to the identity first.
+"""Lowering, step 2: outputs that an iteration does not begin by itself are set to the identity first.
 
-A reduction whose block runs once per output element initialises it there. Where the walk writes rows at sparse coordinates (some
-rows may not be there), or a reduction level encloses spatial ones, the output gets an iteration of its own that fills it, and
-the reduction accumulates.
+A reduction whose innermost block holds all reduced axes initialises its output there. Where a reduced axis stands in an outer
+block, or elements may be reached never or several times (`coverage`), the output gets an iteration of its own that fills it, and
+the reduction accumulates. Fills of row-local tensors stand inside the fused group, all others in front of their step.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from ..expr import free_vars
+from ..errors import SparseError
+from ..expr import loads
 from ..iteration import Fused, Iteration, Program, coords
 from ..monoid import monoid
 from ..tensor import Tensor
+from .coverage import reach
 from .groups import groups
+from .search import searches
 
 
 def add_fills(program: Program) -> Program:
-    """The program with fills in front of the first iteration that needs one, for each output."""
+    """The program with a fill in front of every iteration that needs one."""
     tensors = {t.logical: t for t in program.tensors}
-    filled: set[object] = set()
     steps: list[Iteration | Fused] = []
     for step in program.steps:
         if isinstance(step, Fused):
+            steps += _fill_fused(step, tensors)
+        elif needs_fill(step, tensors):
+            steps += [fill(step, tensors[step.out.source]), dataclasses.replace(step, accumulate=True)]
+        else:
             steps.append(step)
-            filled |= {it.out.source for it in step.iterations}
-            continue
-        tensor = tensors[step.out.source]
-        if step.combine and not step.accumulate and needs_fill(step, tensor):
-            if tensor.logical not in filled:
-                steps.append(fill(step, tensor))
-            step = dataclasses.replace(step, accumulate=True)
-        filled.add(tensor.logical)
-        steps.append(step)
     return dataclasses.replace(program, steps=tuple(steps))
 
 
-def needs_fill(it: Iteration, tensor: Tensor) -> bool:
-    """Whether some output element may be reached never, or in several runs of the iteration's block."""
-    nest = groups(it, tensor)
-    outer_reduction = any(it.is_reduction(a) for group in nest[:-1] for a in group)
-    return outer_reduction or (tensor.fmt is not it.walk and not covers(it))
+def needs_fill(it: Iteration, tensors: Mapping[Any, Tensor], shared: int = 0) -> bool:
+    """Whether an iteration inside `shared` levels cannot begin its output by itself."""
+    if not it.combine or it.accumulate:
+        return False
+    out = tensors[it.out.source]
+    bisected = [s for s in searches(it, dict(tensors), loads(it.value)) if s.bisects]
+    outside = set(it.walk.levels[:shared]) if it.walk else set()
+    outer = any(it.is_reduction(a) for group in groups(it, out, bisected)[:-1] for a in group if a not in outside)
+    return outer or not reach(it, out).covers
 
 
-def covers(it: Iteration) -> bool:
-    """Whether the levels that the output depends on are all dense, so that every row is reached exactly once."""
-    if it.walk is None:
-        return True
-    used: set[object] = set().union(*(free_vars(i) for i in it.out.indices))
-    feeds = it.walk.feeds()
-    for level, dims in zip(it.walk.levels, feeds, strict=True):
-        if level.sparse and any(it.coords[d] in used for d in dims):
-            return False
-    return True
+def _fill_fused(step: Fused, tensors: Mapping[Any, Tensor]) -> list[Iteration | Fused]:
+    before: list[Iteration | Fused] = []
+    inside: list[Iteration] = []
+    for it in step.iterations:
+        if not needs_fill(it, tensors, step.levels):
+            inside.append(it)
+            continue
+        out = tensors[it.out.source]
+        if out.row_local:
+            inside.append(_fill_local(it, out, step.levels))
+        else:
+            if sum(other.out.source is it.out.source for other in step.iterations) > 1:
+                raise SparseError(
+                    f"{it.name} and another iteration of its fused group write {out.name}, which has to be filled first",
+                    "the fill stands in front of the group and would not come between them",
+                    "write different tensors, or accumulate into what the first one left (accumulate=True)",
+                )
+            before.append(fill(it, out))
+        inside.append(dataclasses.replace(it, accumulate=True))
+    return [*before, dataclasses.replace(step, iterations=tuple(inside))]
 
 
 def fill(it: Iteration, tensor: Tensor) -> Iteration:
     """out = identity over all of the output, entry by entry."""
-    assert it.combine is not None
-    identity = monoid(it.combine).identity(tensor.dtype)
-    names = " ".join(f"z{n}" for n in range(len(tensor.shape)))
-    points = coords(names)
-    points = points if isinstance(points, tuple) else (points,)
+    at = _variables(len(tensor.shape))
     ndim = tensor.fmt.ndim if tensor.fmt else 0
-    return Iteration(
-        f"{it.name}_fill",
-        tensor.fmt,
-        points[:ndim],
-        dict(zip(points[ndim:], tensor.shape[ndim:], strict=True)),
-        tensor[points],
-        identity,
+    free = dict(zip(at[ndim:], tensor.shape[ndim:], strict=True))
+    return Iteration(f"{it.name}_fill", tensor.fmt, at[:ndim], free, tensor[at], _identity(it, tensor), masked=False)
+
+
+def _fill_local(it: Iteration, tensor: Tensor, shared: int) -> Iteration:
+    """out = identity over a row-local tensor, inside the block of the shared levels."""
+    assert it.walk is not None
+    ndim = tensor.fmt.ndim if tensor.fmt else 0
+    tail = _variables(len(tensor.shape) - ndim)
+    free = dict(zip(tail, tensor.shape[ndim:], strict=True))
+    out = tensor[(*it.coords[:ndim], *tail)]
+    levels = it.walk.levels if tensor.fmt else it.walk.levels[:shared]
+    order = (*(level.name for level in levels), *(str(v.name) for v in tail))
+    depth = None if tensor.fmt else shared
+    return dataclasses.replace(
+        it,
+        name=f"{it.name}_fill",
+        free=free,
+        out=out,
+        value=_identity(it, tensor),
+        combine=None,
+        order=order,
+        depth=depth,
         masked=False,
     )
+
+
+def _variables(count: int) -> tuple[Any, ...]:
+    found = coords(" ".join(f"z{n}" for n in range(count))) if count else ()
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _identity(it: Iteration, tensor: Tensor) -> Any:
+    assert it.combine is not None
+    return monoid(it.combine).identity(tensor.dtype)

@@ -1,0 +1,82 @@
+"""Formats backwards: where on each level the entry of given logical coordinates stands, for formats that can be searched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ....schedules.compat import Analyzer, T, ir, tirx
+from ..axes import Value, index
+from ..errors import SparseError
+from ..expr import same
+from ..format import Format, symbols
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A level's coordinate from a logical one (a quotient or remainder by `size`, or itself); or its position; or neither."""
+
+    dim: int = -1
+    convert: Callable[[Value, Value], Value] | None = None
+    size: Value = None
+    by_position: bool = False
+
+    @property
+    def skipped(self) -> bool:
+        """A level that the search passes by: one further down is found by its position."""
+        return self.dim < 0
+
+    def of(self, coordinates: Sequence[Value]) -> Value:
+        """The coordinate or position."""
+        coordinate = coordinates[self.dim]
+        return self.convert(coordinate, self.size) if self.convert else coordinate
+
+
+def inverse(fmt: Format) -> list[Place]:
+    """Places of all levels; SparseError where the logical coordinates do not tell them, or a level is not in order.
+
+    A coordinate may be a level's own, its position (balanced csr), or `outer * length + inner` (blocks).
+    """
+    at = symbols(fmt.levels)
+    names = {v: (n, v is p.pos) for n, p in enumerate(at) for v in (p.pos, p.coord)}
+    names |= {p.rel: (n, False) for n, (p, level) in enumerate(zip(at, fmt.levels, strict=True)) if not level.sparse}
+    places: dict[int, Place] = {}
+    for dim, expr in enumerate(fmt.coords(*at)):
+        expr = Analyzer().simplify(index(expr))
+        if isinstance(expr, ir.Var) and expr in names:
+            number, by_position = names[expr]
+            places[number] = Place(dim, by_position=by_position)
+        elif (split := _block(expr, names, fmt)) is not None:
+            outer, inner, size = split
+            places[outer] = Place(dim, T.floordiv, size)
+            places[inner] = Place(dim, T.floormod, size)
+    known = max((n for n, place in places.items() if place.by_position), default=0)
+    found = [Place() if n < known else places.get(n) for n in range(len(fmt.levels))]
+    for level, place in zip(fmt.levels, found, strict=True):
+        if place is None:
+            raise SparseError(
+                f"format {fmt.name} cannot be searched: its coordinates do not tell where on level {level.name} an entry is",
+                "a tensor that is read off the walk is searched level by level",
+                "walk this format, or store the operand in one whose levels are coordinates (csr, csc, dcsr, bsr, dense)",
+            )
+        if level.sparse and not level.ordered and not place.skipped:
+            raise SparseError(
+                f"format {fmt.name} cannot be searched: its level {level.name} is not in order",
+                "a search bisects ascending coordinates of which none stands twice; padding and repeated rows break that",
+                "walk this format, or store the operand in an ordered one (csr, csc, dcsr, bsr, dense)",
+            )
+    return [place for place in found if place is not None]
+
+
+def _block(expr: Value, names: dict[Any, tuple[int, bool]], fmt: Format) -> tuple[int, int, Value] | None:
+    """`outer * length + inner` with an inner dense level of that length, as (outer level, inner level, length)."""
+    if not isinstance(expr, tirx.Add) or not isinstance(expr.a, tirx.Mul):
+        return None
+    outer, size, inner = expr.a.a, expr.a.b, expr.b
+    if outer not in names or inner not in names or any(names[v][1] for v in (outer, inner)):
+        return None
+    level = fmt.levels[names[inner][0]]
+    if level.sparse or level.variable or not same(index(level.length), size):
+        return None
+    return names[outer][0], names[inner][0], size
