@@ -2,8 +2,7 @@
 
     python benchmarks/attention.py --threads 2 --model qwen2.5-0.5b --dtypes float16 float32
 
-Decode calls walk over the layers of one cache that is larger than the L3 cache where the context allows; pages lie scattered
-on huge pages. A kernel's bound is the longer of its bytes at the memory's rate and its operations at the fma rate;
+A kernel's bound is the longer of its bytes at the memory's rate and its operations at the fma rate;
 `of limit` is bound / median time.
 """
 
@@ -13,7 +12,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import math
 import os
 import statistics
 from pathlib import Path
@@ -21,37 +19,14 @@ from pathlib import Path
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
-import numpy as np
 from kernels import describe
-from limits import allocate, compiled, multiplier, readers, seconds, tensor, use_cores
+from limits import allocate, multiplier, readers, seconds, use_cores
+from paged import CACHE_BYTES, MODELS, Batch, prepare
 
-from heddle.ir_passes.sparse.attention.kernel import attention
 from heddle.runtime.features import physical_cores
-from heddle.runtime.plans import PlanLayout
-from heddle.schedules.cpu.kv_cache import example_plan, record
-from heddle.schedules.cpu.reference import itemsize
+from heddle.runtime.plans import Division
 from heddle.schedules.registry import KERNELS
 from heddle.schedules.target import TargetProfile, resolve_target
-from heddle.schedules.vector import storage
-
-CACHE_BYTES = 256 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Heads:
-    """The attention heads of a model."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-MODELS = {
-    "qwen2.5-0.5b": Heads(14, 2, 64),
-    "llama-3.2-1b": Heads(32, 8, 64),
-    "llama-3.1-8b": Heads(32, 8, 128),
-    "mha-64": Heads(16, 16, 64),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,42 +70,14 @@ class Result:
 
 def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: int, rounds: int) -> Result:
     """Medians over `rounds`, each of which times the memory limit, the fma limit and the kernel."""
-    model, rng = MODELS[name], np.random.default_rng(0)
-    limits = {"max_tokens": max(step.new * step.seqs, 32), "max_seqs": 16}
-    layout = PlanLayout.of(**limits, heads=model.heads, kv_heads=model.kv_heads)
-    rows = "row" if step.name == "decode" else "any"
-    plan, positions, pages = example_plan(
-        rng, layout, seqs=step.seqs, start=step.start, new=step.new, rows_only=rows == "row", workers=threads
-    )
-    one_layer = pages * model.kv_heads * record(model.head_dim) * itemsize(dtype)
-    layers = max(1, min(32, CACHE_BYTES // one_layer)) if rows == "row" else 1
-    params = dataclasses.asdict(model) | {"layers": layers, "kv_dtype": dtype, "scale": model.head_dim**-0.5}
-    params |= {"window": 0, "rows": rows, **limits}
-    cost = KERNELS["attention"].cost(**params, seqs=step.seqs, start=step.start, new=step.new)
-    kernel = compiled(attention(target=target, **params), target)
-
-    pool = allocate(one_layer * layers)
-    pool.view(np.uint16)[...] = rng.integers(0x2A00, 0x3A00, 4096, np.uint16).repeat(1 + pool.size // 8192)[
-        : pool.size // 2
-    ]
-    cache = pool.view(storage(dtype)).reshape(pages, layers, model.kv_heads, record(model.head_dim))
-    q = allocate(4 * len(positions) * model.heads * model.head_dim).view(np.float32).reshape(len(positions), -1)
-    q[...] = rng.standard_normal(q.shape, np.float32)
-    out = np.ascontiguousarray(allocate(q.nbytes).view(np.float32).reshape(q.shape))
-    table = allocate(plan.nbytes + 64).view(np.int32)[: len(plan)]
-    table[...] = plan
-    where = allocate(positions.nbytes + 64).view(np.int32)[: len(positions)]
-    where[...] = positions
-    arguments = [tensor(a) for a in (q, where, table, cache)]
-    result = tensor(out)
-    [scratch] = KERNELS["attention"].scratch(**params)
-    states = tensor(allocate(4 * math.prod(scratch)).view(np.float32).reshape(scratch))
-    layer = itertools.cycle(range(layers))
+    model, rows_only = MODELS[name], step.name == "decode"
+    batch = Batch([step.start + 13 * i for i in range(step.seqs)], step.new)
+    call = prepare(model, batch, dtype, target, division=Division(threads), rows_only=rows_only).call
+    rows = "row" if rows_only else "any"
+    sizes = {"seqs": step.seqs, "start": step.start, "new": step.new, "window": 0, "rows": rows}
+    cost = KERNELS["attention"].cost(**dataclasses.asdict(model), kv_dtype=dtype, **sizes)
     multiply, flops = multiplier(target, threads)
     memory = allocate(CACHE_BYTES)
-
-    def call() -> None:
-        kernel(*arguments, next(layer), result, states)
 
     repeat = max(1, min(256, int(4e-2 / max(cost.bytes / 3e10, cost.flops / 2e11))))
     seconds(call, 3)

@@ -37,9 +37,7 @@ class Peer(contextlib.AbstractContextManager["Peer"]):
         self.folder = tempfile.TemporaryDirectory()
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()  # closes its stdin, upon which it ends
         self.folder.cleanup()
 
     def prepare(self, case: str, arrays: dict[str, np.ndarray]) -> np.ndarray | str:

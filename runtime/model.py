@@ -23,6 +23,10 @@ LOG = logging.getLogger("heddle")
 LOGIT_BYTES = 64 << 20
 """Bytes of logits that one call of `head` gives at most; more rows are computed in turns."""
 
+CASCADE_SHARING = 4
+"""Query heads of one KV head up to which rows of several sequences read a shared prefix together. The heads of one row alone
+fill the vector units where there are more, and merging costs more than reading the prefix again (docs/performance.md)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunnerInfo:
@@ -102,7 +106,8 @@ class ModelRunner:
             Function(artifact, self.library, name, weights) for name in ("embed", "body", "head")
         )
         self.layout = manifest.plan.layout()
-        self._division = Division(self.threads, manifest.plan.window)
+        sharing = manifest.model.num_heads // manifest.model.num_kv_heads
+        self._division = Division(self.threads, manifest.plan.window, cascade=sharing <= CASCADE_SHARING)
         self.info = RunnerInfo(
             manifest.model.vocab_size,
             manifest.model.context_length,

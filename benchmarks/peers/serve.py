@@ -6,6 +6,7 @@ torch and TVM's LLVM must not share a process. Requests are JSON lines on stdin:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -68,16 +69,104 @@ def sddmm_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def attention_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """SDPA over contiguous float32 keys and values: one batch entry a sequence, causal where there are several rows."""
+    """SDPA over contiguous float32 keys and values, causal where there are several rows; the faster of two ways to share
+    heads: by `enable_gqa`, and over keys and values that were repeated before."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(THREADS)
     q, k, v = (torch.from_numpy(a[n]) for n in "qkv")
-    causal = bool(q.shape[2] > 1)
+    causal, sharing = bool(q.shape[2] > 1), q.shape[1] // k.shape[1]
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    return lambda: sdpa(q, k, v, is_causal=causal, enable_gqa=True)
+    wide = [x.repeat_interleave(sharing, dim=1) for x in (k, v)]
+    choices = [lambda: sdpa(q, k, v, is_causal=causal, enable_gqa=True), lambda: sdpa(q, *wide, is_causal=causal)]
+    return min(choices, key=lambda call: min(_seconds(call, 1) for _ in range(3)))
 
 
-OPERATIONS = {f.__name__: f for f in (spmm_torch, spmm_scipy, spmm_mkl, bsr_torch, sddmm_torch, attention_torch)}
+def gcn_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """Graph convolutions over one CSR matrix, relu between layers."""
+    torch, matrix = torch_csr(a)
+    product = fastest_product(torch, matrix, a["x"])
+
+    def layer(n: int, x: Any, t: dict[str, Any]) -> Any:
+        return torch.nn.functional.linear(product(matrix, x), t[f"w{n}"], t[f"b{n}"])
+
+    return network_torch(a, layer)
+
+
+def sage_torch(a: dict[str, np.ndarray], combine: str) -> Callable[[], Any]:
+    """GraphSAGE over one CSR matrix; a maximum is `torch.sparse.mm` with a reduction."""
+    torch, matrix = torch_csr(a)
+    extreme = functools.partial(torch.sparse.mm, reduce=combine)
+    product = fastest_product(torch, matrix, a["x"]) if combine == "sum" else extreme
+
+    def layer(n: int, x: Any, t: dict[str, Any]) -> Any:
+        y = torch.nn.functional.linear(product(matrix, x), t[f"near{n}"], t[f"b{n}"])
+        return y.addmm_(x, t[f"self{n}"].T)
+
+    return network_torch(a, layer)
+
+
+def sage_mean_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    return sage_torch(a, "sum")
+
+
+def sage_max_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    return sage_torch(a, "amax")
+
+
+def rgcn_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """Relational graph convolutions: one CSR matrix and one dense product for each relation."""
+    names = ("indptr", "indices", "data")
+    relations = range(sum(name.startswith("indptr") for name in a))
+    torch = importlib.import_module("torch")
+    matrices = [torch_csr({name: a[f"{name}{r}"] for name in names} | {"shape": a["shape"]})[1] for r in relations]
+    product = fastest_product(torch, matrices[0], a["x"])
+
+    def layer(n: int, x: Any, t: dict[str, Any]) -> Any:
+        y = torch.nn.functional.linear(x, t[f"self{n}"], t[f"b{n}"])
+        for matrix, weight in zip(matrices, t[f"relation{n}"], strict=True):
+            y.addmm_(product(matrix, x), weight)
+        return y
+
+    return network_torch(a, layer)
+
+
+def fastest_product(torch: Any, matrix: Any, x: np.ndarray) -> Callable[[Any, Any], Any]:
+    """The faster of torch's two kernels for CSR times dense: MKL's, and its own with a reduction, which balances rows better."""
+    b = torch.from_numpy(x)
+    choices = [torch.matmul, functools.partial(torch.sparse.mm, reduce="sum")]
+    return min(choices, key=lambda call: min(_seconds(lambda: call(matrix, b), 1) for _ in range(5)))
+
+
+def network_torch(a: dict[str, np.ndarray], layer: Callable[[int, Any, dict[str, Any]], Any]) -> Callable[[], Any]:
+    """Layers one after another on a["x"], relu between them; every layer has a bias."""
+    torch = importlib.import_module("torch")
+    t = {name: torch.from_numpy(array) for name, array in a.items()}
+
+    def run() -> Any:
+        x = t["x"]
+        with torch.inference_mode():
+            for n in range(sum(name.startswith("b") for name in t)):
+                x = layer(n, x.relu_() if n else x, t)
+        return x
+
+    return run
+
+
+OPERATIONS = {
+    f.__name__: f
+    for f in (
+        spmm_torch,
+        spmm_scipy,
+        spmm_mkl,
+        bsr_torch,
+        sddmm_torch,
+        attention_torch,
+        gcn_torch,
+        sage_mean_torch,
+        sage_max_torch,
+        rgcn_torch,
+    )
+}
 
 
 def _seconds(call: Callable[[], Any], repeat: int) -> float:

@@ -27,6 +27,8 @@ class Format:
     disjoint: bool = True
     partition: tuple[str, ...] = ()
 
+    partial = None  # in a `Split`, the level of tiles of which the last one stands at entries that count elsewhere, too
+
     @property
     def aux(self) -> tuple[Buffer, ...]:
         """All arrays of the format, in parameter order."""
@@ -58,12 +60,27 @@ class Format:
         return ([points[merged - 1].pos] if merged else []) + [p.rel for p in points[merged:]]
 
     def feeds(self) -> list[set[int]]:
-        """For each level, the logical dimensions that its points take part in; a level that only groups has its child's."""
+        """For each level, the logical dimensions that its points take part in.
+
+        A level that no coordinate names takes part through the positions of the next level that one names: work items through
+        the positions of their rows. Where only that level's own number is used, such as a row within a slice, it does not.
+        """
         points = symbols(self.levels)
         dims = [free_vars(c) for c in self.coords(*points)]
-        own = [{d for d, vs in enumerate(dims) if vs & {p.rel, p.pos, p.coord}} for p in points]
-        for n in range(len(own) - 2, -1, -1):
-            own[n] = own[n] or own[n + 1]
+
+        def used(variables: set[Value]) -> set[int]:
+            return {d for d, vs in enumerate(dims) if vs & variables}
+
+        own = [used({p.rel, p.pos, p.coord}) for p in points]
+        placed = [
+            used({p.pos, p.coord} if level.sparse else {p.pos}) for level, p in zip(self.levels, points, strict=True)
+        ]
+        below: set[int] = set()
+        for n in reversed(range(len(own))):
+            if own[n]:
+                below = placed[n]
+            else:
+                own[n] = below
         return own
 
     def used_by(self) -> list[tuple[Axis, ...]]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from heddle.ir_passes.sparse.axes import DenseFixed, buffer, index
 from heddle.ir_passes.sparse.errors import FormatError
 from heddle.ir_passes.sparse.format import Format
-from heddle.ir_passes.sparse.library import CSR, LIBRARY, MATRIX_FORMATS, Operand, check_arrays, csr, to_band
+from heddle.ir_passes.sparse.library import CSR, EXAMPLE, LIBRARY, MATRIX_FORMATS, Operand, check_arrays, csr, to_band
+from heddle.ir_passes.sparse.library.semantics import bind, entries
 from heddle.schedules.compat import tirx
 
 from .cases import matrices, members, spmm
@@ -25,7 +26,7 @@ INT32 = st.one_of(st.integers(-3, 25), st.sampled_from([-(1 << 31), (1 << 31) - 
 def symbolic(name: str, member: int, shape: tuple[int, int]) -> Format:
     """The format as the Relax op has it: made for a shape, all that data decides left open."""
     entry = LIBRARY[name]
-    found = entry.symbolic(*shape, **(entry.params if name != "dense" else {}))
+    found = entry.symbolic(*shape, **entry.params)
     return found[member] if isinstance(found, list) else found
 
 
@@ -53,10 +54,54 @@ def test_any_change_is_refused_or_means_what_the_kernel_computes(name: str, data
         array = data.draw(st.sampled_from([array for array in arrays if len(array)]))
         array[data.draw(st.integers(0, len(array) - 1))] = data.draw(INT32)
     operands[at] = dataclasses.replace(operands[at], arrays=tuple(arrays))
-    if verdict(symbolic(name, at, a.shape), operands[at]) is None:
+    if verdict(fmt := symbolic(name, at, a.shape), operands[at]) is None:
+        found, _ = entries(fmt, bind(fmt, arrays, operands[at].values))
+        assert len(set(zip(*map(np.ndarray.tolist, found), strict=True))) == len(found[0]), "an entry stands twice"
         b = np.random.default_rng(0).integers(-8, 9, (a.shape[1], 3)).astype(np.float32)
         meant = np.sum([o.to_dense() for o in operands], axis=0)
         np.testing.assert_array_equal(spmm(name, operands, b), meant @ b)
+
+
+SORTED = ("csr", "csc", "dcsr", "balanced", "bsr", "grouped", "coo", "ell")
+
+
+@pytest.mark.parametrize("name", SORTED)
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_entries_that_are_not_in_order_or_stand_twice_are_refused(name: str, data: st.DataObject) -> None:
+    """Two neighbours under one parent change places, or become equal: a walk would not notice, a search would."""
+    a = data.draw(matrices(name))
+    (operand,) = members(name, a)
+    *others, indices = operand.arrays if name != "ell" else (*operand.arrays[::2], operand.arrays[1])
+    if name == "ell":
+        width = operand.values.shape[1]
+        starts, counts = np.arange(len(others[0])) * width, others[1]
+    elif name == "coo":
+        starts, counts = np.searchsorted(others[0], np.arange(a.shape[0])), a.counts
+    else:
+        starts, counts = others[-1][:-1], np.diff(others[-1])
+    pairs = [int(start) + k for start, count in zip(starts, counts, strict=True) for k in range(count - 1)]
+    assume(pairs)
+    at = data.draw(st.sampled_from(pairs))
+    twice = indices.copy()
+    twice[at] = twice[at + 1]
+    assert "twice" in str(verdict(operand.fmt, with_indices(operand, twice)))
+    if name != "coo":  # whose columns are not in order by themselves: its rows are
+        swapped = indices.copy()
+        swapped[[at, at + 1]] = swapped[[at + 1, at]]
+        assert "before" in str(verdict(operand.fmt, with_indices(operand, swapped)))
+    elif a.rows[0] < a.rows[-1]:
+        rows, columns = (array[::-1].copy() for array in operand.arrays)
+        assert "before" in str(verdict(operand.fmt, dataclasses.replace(operand, arrays=(rows, columns))))
+
+
+def with_indices(operand: Operand, indices: np.ndarray) -> Operand:
+    """Other indices on the last level."""
+    last = operand.fmt.levels[-3 if operand.fmt.name == "bsr" else -1].aux[-1]
+    arrays = [
+        indices if buffer is last else array for buffer, array in zip(operand.fmt.aux, operand.arrays, strict=True)
+    ]
+    return dataclasses.replace(operand, arrays=tuple(arrays))
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -153,3 +198,9 @@ def test_an_extent_that_arrays_do_not_decide_is_refused() -> None:
     arrays = np.array([0, 1], np.int32), np.array([0], np.int32)
     with pytest.raises(FormatError, match=r"an extent of csr, n, is not decided by its arrays"):
         check_arrays(csr(m, n, 1), arrays, np.ones(1, np.float32), (1, 1))
+
+
+def test_values_of_another_dtype_are_refused() -> None:
+    (operand,) = members("csr", EXAMPLE)
+    with pytest.raises(FormatError, match="the values of csr are float64.*"):
+        check_arrays(operand.fmt, operand.arrays, operand.values.astype(np.float64), operand.shape, dtype="float32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,15 +36,16 @@ class Entry:
     @property
     def about(self) -> str:
         """The docstring without the drawing."""
-        return "\n".join(line for line in self._lines() if not line.startswith("    ")).strip()
+        parts = self._parts()
+        return "\n\n".join([parts[0], *parts[2:]])
 
     @property
     def drawing(self) -> str:
-        """The format of `EXAMPLE`, drawn."""
-        return "\n".join(line[4:] for line in self._lines() if line.startswith("    "))
+        """The format of `EXAMPLE`, drawn: the docstring's second paragraph."""
+        return textwrap.dedent(self._parts()[1])
 
-    def _lines(self) -> list[str]:
-        return inspect.cleandoc(self.factory.__doc__ or "").splitlines()
+    def _parts(self) -> list[str]:
+        return inspect.cleandoc(self.factory.__doc__ or "").split("\n\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

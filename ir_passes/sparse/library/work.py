@@ -74,7 +74,7 @@ def to_grouped(a: CSR, name: str = "grouped") -> Operand:
 
 def group_arrays(group_of: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays of `grouped` for int32[tokens] or int32[tokens, k] groups of every token; -1 means none."""
-    flat = group_of.reshape(len(group_of), -1)
+    flat = group_of[:, None] if group_of.ndim == 1 else group_of
     token, slot = np.nonzero(flat >= 0)
     chosen = flat[token, slot]
     check_range("groups", chosen, groups)
