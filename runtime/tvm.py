@@ -160,7 +160,7 @@ def tensor_array(tensors: Iterable[Tensor]) -> Array:
 def empty(shape: tuple[int, ...], dtype: str | np.dtype) -> np.ndarray:
     """A zeroed NumPy array aligned to 64 bytes, to be shared by `tensor`."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64))
-    storage = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    storage = np.zeros(size + ALIGNMENT, np.uint8)
     start = -storage.ctypes.data % ALIGNMENT
-    return storage[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, storage, start)  # not a slice: an empty one forgets where it begins

@@ -56,4 +56,4 @@ def grouped_matmul(*, features: int, out: int, target: TargetProfile) -> PrimFun
     used, entries, tokens, groups = (tirx.Var(name, "int64") for name in ("used", "entries", "tokens", "groups"))
     fmt = grouped(groups, tokens, used, entries, disjoint=False)
     sch = s_tir.Schedule(lower(program(fmt, tokens, groups, features, out)))
-    return finish_schedule(schedule_groups(sch))
+    return finish_schedule(schedule_groups(sch, out))

@@ -96,7 +96,8 @@ def grouped_matmul(fmt: Format, tokens: Value, groups: Value, features: int, out
     x, w, y = Tensor("X", (tokens, features)), Tensor("W", (groups, features, out)), Tensor("Y", (tokens, out))
     e, t = coords("e t")
     oo, k, oi = coords("oo k oi")
-    lanes = LANES if out % LANES == 0 else out
+    # Two vectors: a sum is a chain of multiply-adds, and two chains hide each other's latency.
+    lanes = next(n for n in (2 * LANES, LANES, out) if out % n == 0)
     column = oo * lanes + oi
     # Tasks take columns: a token may be in several groups, and its sums must not race.
     order = ("oo", "E", "T", "k", "oi")

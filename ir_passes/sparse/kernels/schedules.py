@@ -87,8 +87,12 @@ def schedule_dots(sch: s_tir.Schedule, outermost: str) -> s_tir.Schedule:
     return set_kinds(sch, {outermost: PARALLEL})
 
 
-def schedule_groups(sch: s_tir.Schedule) -> s_tir.Schedule:
-    """grouped_matmul: tasks take 16 output columns each, tokens one by one."""
+def schedule_groups(sch: s_tir.Schedule, out: int) -> s_tir.Schedule:
+    """grouped_matmul: tasks take one or two vectors of columns each, tokens one by one."""
+    row, column = sch.get_loops(sch.get_sblock("gemm_fill"))
+    if out % LANES == 0:
+        sch.vectorize(sch.split(column, [None, LANES])[1])
+    sch.parallel(row)
     return set_kinds(sch, {"oo": PARALLEL, "oi": VECTORIZED})
 
 
