@@ -29,8 +29,9 @@ class Iteration:
     `coords` are variables for the logical coordinates of `walk`; `free` gives further variables with their extents. `out` is a
     load `tensor[...]`; `combine` a monoid's name, or None for assignment. `order` lists levels and free variables outermost
     first ("|" opens a block); default: levels, then free variables. `depth` walks only the first levels (a statement per
-    row). `accumulate` keeps what `out` holds. Entries that are not valid count as the identity, unless `masked` is False:
-    where the value is 0 there anyway, or a later step masks.
+    row). `accumulate` keeps what `out` holds. `begins` starts the elements that it reaches from the identity and leaves the
+    others alone: a member of a decomposition that owns its rows. Entries that are not valid count as the identity, unless
+    `masked` is False: where the value is 0 there anyway, or a later step masks.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Iteration:
     depth: int | None = None
     accumulate: bool = False
     masked: bool = True
+    begins: bool = False
 
     def axes(self) -> list[Axis | tirx.Var | str]:
         """Levels and free variables in loop order, with BLOCK where a block opens."""
@@ -68,7 +70,8 @@ class Iteration:
         depth = f" to level {self.depth}" if self.depth is not None else ""
         combine = f"{self.combine}=" if self.combine else "="
         order = f"  order {' '.join(self.order)}" if self.order else ""
-        flags = "".join(f"  {n}" for n, on in (("accumulate", self.accumulate), ("unmasked", not self.masked)) if on)
+        states = (("accumulate", self.accumulate), ("begins", self.begins), ("unmasked", not self.masked))
+        flags = "".join(f"  {n}" for n, on in states if on)
         return f"{self.name}: for {where}{depth}{free}: {self.out} {combine} {self.value}{order}{flags}"
 
 

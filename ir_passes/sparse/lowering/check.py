@@ -14,6 +14,7 @@ from ..iteration import BLOCK, Fused, Iteration, Program
 from ..monoid import monoid
 from ..tensor import Tensor
 from .check_access import check_access
+from .fills import can_begin
 
 
 def check(program: Program) -> None:
@@ -31,6 +32,12 @@ def check(program: Program) -> None:
     for it in program.iterations():
         _iteration(it, tensors)
         check_access(it, tensors)
+        if it.begins and not can_begin(it, tensors):
+            raise SparseError(
+                f"{it.name} is to begin its elements, and comes back to some of them",
+                "what it had summed up there would be lost",
+                "let it accumulate after a fill (accumulate=True)",
+            )
     for step in program.steps:
         if isinstance(step, Fused):
             _fused(step)
@@ -78,7 +85,7 @@ def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
         )
     if it.walk is None and it.coords:
         raise SparseError(f"{it.name} names coordinates but walks no format", fix="make them free variables")
-    _order(it)
+    check_order(it)
     out = tensors[it.out.source]
     if str(it.value.ty) != out.dtype:
         raise SparseError(
@@ -88,7 +95,7 @@ def _iteration(it: Iteration, tensors: dict[Any, Tensor]) -> None:
         )
 
 
-def _order(it: Iteration) -> None:
+def check_order(it: Iteration) -> None:
     """Every axis once, and no level before one that its entries are counted under."""
     levels = it.walk.levels if it.walk else ()
     names = [level.name for level in levels] + [str(v.name) for v in it.free]
@@ -140,6 +147,13 @@ def _fused(step: Fused) -> None:
             f"fused iterations {names} walk different formats",
             "they share the block of the leading levels",
             "fuse iterations over one format",
+        )
+    walk = step.iterations[0].walk
+    if walk.partial is not None and step.levels > walk.partial:
+        raise SparseError(
+            f"fused iterations {names} share tiles of {walk.levels[walk.partial].name}, the last of which is partial",
+            "its padding is a row that another tile has, too",
+            "split a length that is a multiple of the tiles",
         )
     if not 1 <= step.levels <= len(step.iterations[0].walk.levels):
         raise SparseError(

@@ -27,6 +27,13 @@ def check_access(it: Iteration, tensors: dict[Any, Tensor]) -> None:
             "new entries cannot be made while walking",
             "walk the output's format at its own coordinates, and read the other operands off the walk",
         )
+    if it.combine is None and out.fmt is None and it.walk and it.walk.valid and it.depth is None:
+        raise SparseError(
+            f"{it.name} assigns {out.name} over padding of {it.walk.name}",
+            "padding stands at coordinates of entries that count, and its 0 would replace their values",
+            'combine with "sum", which adds nothing there, or write a tensor in the format',
+        )
+    _partial(it, out)
     _walked(it, tensors)
     for load in loads(it.value):
         tensor = tensors.get(load.source)
@@ -58,6 +65,20 @@ def _determined(it: Iteration) -> None:
             f"{it.name} writes {it.out}, and nothing determines {unknown[0]}",
             "its walk and free variables do not name it",
             "index the output with coordinates of the walk and free variables only",
+        )
+
+
+def _partial(it: Iteration, out: Tensor) -> None:
+    """The partial last tile of a split level stands at entries that other tiles have, where it may add nothing only."""
+    at = it.walk.partial if it.walk else None
+    if at is None or (it.depth is not None and it.depth <= at):
+        return
+    assert it.walk is not None
+    if it.combine is None or out.fmt is it.walk:
+        raise SparseError(
+            f"{it.name} writes {out.name} in tiles of {it.walk.levels[at].name}, the last of which is partial",
+            "its padding stands at an entry that counts, and what is written there would replace the entry's value",
+            "split a length that is a multiple of the tiles, or combine into a dense tensor",
         )
 
 
@@ -104,5 +125,5 @@ def _intersection(it: Iteration, tensor: Tensor, tensors: dict[Any, Tensor]) -> 
         raise SparseError(
             f"{it.name} reads {tensor.name} off its walk over {walk}, and its value is not a product with what it walks",
             f"entries of {tensor.name} where the walk has none would be missed, as in a sum of two sparse operands",
-            f"decompose the sum (rewrites.SplitSum: an iteration for each operand), or {stated}",
+            f"decompose the sum (rewrites.split_sum: an iteration for each operand), or {stated}",
         )

@@ -60,7 +60,7 @@ def reach(it: Iteration, out: Tensor) -> Reach:
         covers = covers and digits is not None and not used & seen and _spans(digits, length)
         seen |= used
     if it.walk is not None and not stored:
-        returning |= _repeated(it.walk, seen)
+        returning |= repeated(it.walk, seen)
     return Reach(covers, frozenset(returning))
 
 
@@ -84,7 +84,7 @@ def _spans(digits: list[Digit], length: Value) -> bool:
     return spans and all(d.whole for d in digits)
 
 
-def _repeated(fmt: Format, seen: set[LoopAxis]) -> set[LoopAxis]:
+def repeated(fmt: Format, seen: set[LoopAxis]) -> set[LoopAxis]:
     """Levels along which a coordinate that is data may come up again, for the levels that an output depends on."""
     found: set[LoopAxis] = set()
     for n, level in enumerate(fmt.levels):

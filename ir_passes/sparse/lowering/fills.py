@@ -8,12 +8,13 @@ the reduction accumulates. Fills of row-local tensors stand inside the fused gro
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SparseError
 from ..expr import loads
-from ..iteration import Fused, Iteration, Program, coords
+from ..iteration import BLOCK, Fused, Iteration, Program, coords
 from ..monoid import monoid
 from ..tensor import Tensor
 from .coverage import reach
@@ -24,26 +25,54 @@ from .search import searches
 def add_fills(program: Program) -> Program:
     """The program with a fill in front of every iteration that needs one."""
     tensors = {t.logical: t for t in program.tensors}
+    writers = Counter(it.out.source for it in program.iterations())
     steps: list[Iteration | Fused] = []
     for step in program.steps:
         if isinstance(step, Fused):
             steps += _fill_fused(step, tensors)
-        elif needs_fill(step, tensors):
-            steps += [fill(step, tensors[step.out.source]), dataclasses.replace(step, accumulate=True)]
+            continue
+        alone: Iteration | None = step
+        if writers[step.out.source] > 1 and step.combine and not step.accumulate:
+            alone = _in_own_block(step, tensors)
+        if alone is None or needs_fill(alone, tensors):
+            whole = dataclasses.replace(step, accumulate=True, begins=False)
+            steps += [whole] if step.begins else [fill(step, tensors[step.out.source]), whole]
         else:
-            steps.append(step)
+            steps.append(alone)
     return dataclasses.replace(program, steps=tuple(steps))
 
 
 def needs_fill(it: Iteration, tensors: Mapping[Any, Tensor], shared: int = 0) -> bool:
     """Whether an iteration inside `shared` levels cannot begin its output by itself."""
-    if not it.combine or it.accumulate:
+    if not it.combine or it.accumulate or it.begins:
         return False
+    return _reduces_outside(it, tensors, shared) or not reach(it, tensors[it.out.source]).covers
+
+
+def _in_own_block(it: Iteration, tensors: Mapping[Any, Tensor]) -> Iteration | None:
+    """The iteration with its reduction in a block below a spatial axis, or None where no spatial axis leads.
+
+    An output that several iterations write can be initialised there only: decompose_reduction wants one writer in the scope.
+    """
+    if len(groups(it, tensors[it.out.source], [])) > 1 or not any(it.is_reduction(a) for a in it.axes() if a != BLOCK):
+        return it
+    axes = [a for a in it.axes() if not isinstance(a, str)]
+    lead = next(n for n, a in enumerate(axes) if it.is_reduction(a))
+    names = tuple(str(a.name) for a in axes)
+    return dataclasses.replace(it, order=(*names[:lead], BLOCK, *names[lead:])) if lead else None
+
+
+def can_begin(it: Iteration, tensors: Mapping[Any, Tensor]) -> bool:
+    """Whether every element that an iteration reaches has its own run of the innermost block: `begins` is possible."""
+    return not _reduces_outside(it, tensors, 0) and not reach(it, tensors[it.out.source]).returning
+
+
+def _reduces_outside(it: Iteration, tensors: Mapping[Any, Tensor], shared: int) -> bool:
+    """Whether a reduced axis stands in a block around the innermost one."""
     out = tensors[it.out.source]
     bisected = [s for s in searches(it, dict(tensors), loads(it.value)) if s.bisects]
     outside = set(it.walk.levels[:shared]) if it.walk else set()
-    outer = any(it.is_reduction(a) for group in groups(it, out, bisected)[:-1] for a in group if a not in outside)
-    return outer or not reach(it, out).covers
+    return any(it.is_reduction(a) for group in groups(it, out, bisected)[:-1] for a in group if a not in outside)
 
 
 def _fill_fused(step: Fused, tensors: Mapping[Any, Tensor]) -> list[Iteration | Fused]:
@@ -57,7 +86,7 @@ def _fill_fused(step: Fused, tensors: Mapping[Any, Tensor]) -> list[Iteration | 
         if out.row_local:
             inside.append(_fill_local(it, out, step.levels))
         else:
-            if sum(other.out.source is it.out.source for other in step.iterations) > 1:
+            if sum(other.out.source.same_as(it.out.source) for other in step.iterations) > 1:
                 raise SparseError(
                     f"{it.name} and another iteration of its fused group write {out.name}, which has to be filled first",
                     "the fill stands in front of the group and would not come between them",
