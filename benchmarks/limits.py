@@ -21,10 +21,9 @@ if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
-import tvm_ffi
 
 from heddle.runtime.features import physical_cores
-from heddle.schedules.compat import PrimFunc, T, finish, tvm
+from heddle.schedules.compat import PrimFunc, T, finish, tvm, tvm_ffi
 from heddle.schedules.target import TargetProfile, resolve_target
 from heddle.schedules.vector import fma, lanes, splat
 

@@ -148,6 +148,8 @@ class WeightQuantizer:
 
     def __init__(self, kernel: Int8Tile, tile: KVTile) -> None:
         self.kernel, self.tile = kernel, tile
+        self.tops = local("top_weights", (kernel.group.padded, LANES))
+        self.inverse = local("inverse_scale", (kernel.group.padded,))
 
     def begin(self) -> None:
         self.top = local("top_weight", (LANES,), registers=True)
@@ -160,12 +162,18 @@ class WeightQuantizer:
         store(self.top, lanes(0), T.max(self.top[lanes(0)], x))
         return x
 
-    def end(self, query: Value, pages: int) -> None:
+    def end(self, query: Value) -> None:
+        store(self.tops, (query, lanes(0)), self.top[lanes(0)])
+
+    def finish(self, queries: Value, pages: int) -> None:
         kernel = self.kernel
-        peak = let("peak", max_lanes(self.top[lanes(0)]))
-        inverse = let("inverse", splat(T.Select(peak > T.float32(1e-30), T.float32(255) / peak, T.float32(0))))
-        store(kernel.weight_scale, query, peak * T.float32(1 / 255))
-        with unroll(pages, "p") as p:
-            code = T.cast(fma(kernel.weights[query, lanes(p * PAGE)], inverse, const(0.5)), "int32x16")
-            words = T.reinterpret("int32x4", T.cast(code, "uint8x16"))
-            store(kernel.weight_codes, (query, T.ramp(p * (PAGE // WORD), 1, PAGE // WORD)), words)
+        with serial(queries, "r") as r:
+            peak = let("peak", max_lanes(self.tops[r, lanes(0)]))
+            store(kernel.weight_scale, r, peak * T.float32(1 / 255))
+            store(self.inverse, r, T.Select(peak > T.float32(1e-30), T.float32(255) / peak, T.float32(0)))
+        with serial(queries, "r") as r:
+            inverse = let("inverse", splat(self.inverse[r]))
+            with unroll(pages, "p") as p:
+                code = T.cast(fma(kernel.weights[r, lanes(p * PAGE)], inverse, const(0.5)), "int32x16")
+                words = T.reinterpret("int32x4", T.cast(code, "uint8x16"))
+                store(kernel.weight_codes, (r, T.ramp(p * (PAGE // WORD), 1, PAGE // WORD)), words)

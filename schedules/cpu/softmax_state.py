@@ -39,8 +39,11 @@ class Observer(Protocol):
     def weigh(self, weight: Vec, masked: Vec, page: Value) -> Vec:
         """What is stored in place of the weights of a page."""
 
-    def end(self, query: Value, pages: int) -> None:
+    def end(self, query: Value) -> None:
         """After the last page."""
+
+    def finish(self, queries: Value, pages: int) -> None:
+        """After all queries."""
 
 
 class SoftmaxState:
@@ -68,6 +71,7 @@ class SoftmaxState:
 
         An observer sees the weights of every query on their way and says what is stored.
         """
+        # Three short loops: one long one would wait for its reductions, which here overlap with those of other queries.
         with serial(queries, "r") as r:
             top = local("top", (LANES,), registers=True)
             store(top, lanes(0), self.peak[r, lanes(0)])
@@ -76,21 +80,27 @@ class SoftmaxState:
             new = let("new", splat(max_lanes(top[lanes(0)])))
             factor = let("factor", exp_down(self.peak[r, lanes(0)] - new))
             store(self.peak, (r, lanes(0)), new)
-            store(top, lanes(0), fma(self.total[r, lanes(0)], factor, const(0.0)))
+            store(self.total, (r, lanes(0)), fma(self.total[r, lanes(0)], factor, const(0.0)))
+            with unroll(self.columns, "d") as d:
+                store(self.acc, (r, lanes(d * LANES)), self.acc[r, lanes(d * LANES)] * factor)
+        with serial(queries, "r") as r:
+            sum_ = local("sum", (LANES,), registers=True)
+            store(sum_, lanes(0), self.total[r, lanes(0)])
+            new = let("new", self.peak[r, lanes(0)])
             if observer:
                 observer.begin()
             with unroll(pages, "p") as p:
                 x = let("x", s[r, lanes(p * LANES)])
                 masked = x <= const(MASKED)
                 weight = let("weight", T.Select(masked, const(0.0), exp_down(x - new)))
-                store(top, lanes(0), top[lanes(0)] + weight)
+                store(sum_, lanes(0), sum_[lanes(0)] + weight)
                 stored = observer.weigh(weight, masked, p) if observer else weight
                 store(s, (r, lanes(p * LANES)), stored)
-            store(self.total, (r, lanes(0)), top[lanes(0)])
+            store(self.total, (r, lanes(0)), sum_[lanes(0)])
             if observer:
-                observer.end(r, pages)
-            with unroll(self.columns, "d") as d:
-                store(self.acc, (r, lanes(d * LANES)), self.acc[r, lanes(d * LANES)] * factor)
+                observer.end(r)
+        if observer:
+            observer.finish(queries, pages)
 
     def copy(self, r: Value) -> None:
         """The state over all segments becomes that of the segment."""

@@ -12,7 +12,7 @@ from ....schedules.compat import PrimFunc, T, finish, tirx
 from ....schedules.cpu.attention_group import query_group
 from ....schedules.cpu.attention_reference import attention_cost, attention_inputs, attention_reference
 from ....schedules.cpu.softmax_state import SoftmaxState
-from ....schedules.emit import Value, buffer, let, parallel, prim_func, serial
+from ....schedules.emit import Value, buffer, let, parallel, prim_func, serial, when
 from ....schedules.registry import Case, Tolerance, kernel
 from ....schedules.target import TargetProfile
 from ....schedules.vector import LANES, storage
@@ -166,7 +166,8 @@ def emit_attention(spec: AttentionSpec, rows: str, target: TargetProfile) -> Pri
                     names = enumerate(("start", "count_rows", "first", "end"))
                     start, count, first, end = (let(s, operands.number(at + i)) for i, s in names)
                     walk.task(count, layout.tile_row + start, T.int64(0), head, first, end)
-        with parallel(operands.number(MERGES) * spec.kv_heads, "unit") as unit:
+        merges = let("merges", operands.number(MERGES))
+        with when(merges > 0), parallel(merges * spec.kv_heads, "unit") as unit:
             state = SoftmaxState(spec.sharing, -(-spec.value_dim // LANES))
             row = let("row", operands.number(layout.merge + T.truncdiv(unit, T.int64(spec.kv_heads))))
             merge_row(

@@ -7,6 +7,7 @@ none is left out. Where that cannot be shown, the output is filled first and the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from ....schedules.compat import Analyzer, ir, tirx
@@ -40,9 +41,11 @@ class Digit:
 def reach(it: Iteration, out: Tensor) -> Reach:
     """How an iteration reaches its output."""
     coordinates: dict[Any, Value] = {}
+    above: dict[Any, Sequence[Axis]] = {}
     digit_of: dict[Any, Digit] = {v: Digit(v, index(n), index(1), True) for v, n in it.free.items()}
     if it.walk is not None:
         at, size = symbols(it.walk.levels), index(1)
+        above = {point.pos: it.walk.levels[:n] for n, point in enumerate(at)}
         for level, point in zip(it.walk.levels, at, strict=True):
             size = level.size(size)
             coordinate = Digit(level, index(level.length), index(1), not (level.sparse or level.variable))
@@ -51,9 +54,11 @@ def reach(it: Iteration, out: Tensor) -> Reach:
     stored = it.walk.ndim if it.walk is not None and out.fmt is it.walk else 0  # these stand where the walk does
     covers = True
     seen, returning = set[LoopAxis](), set[LoopAxis]()
+    positioned = set[LoopAxis]()  # levels that a position below them tells: they are no coordinate beside it
     for expr, length in list(zip(it.out.indices, out.shape, strict=True))[stored:]:
         expr = substitute(index(expr), coordinates)
         used = {digit_of[v].axis for v in free_vars(expr) if v in digit_of}
+        positioned |= set().union(*(above.get(v, ()) for v in free_vars(expr)))
         digits = _digits(Analyzer().simplify(expr), digit_of)
         if digits is None:
             returning |= used
@@ -61,7 +66,7 @@ def reach(it: Iteration, out: Tensor) -> Reach:
         seen |= used
     if it.walk is not None and not stored:
         returning |= repeated(it.walk, seen)
-    return Reach(covers, frozenset(returning))
+    return Reach(covers and not positioned & seen, frozenset(returning))
 
 
 def _digits(expr: Value, digit_of: dict[Any, Digit]) -> list[Digit] | None:
@@ -77,11 +82,11 @@ def _digits(expr: Value, digit_of: dict[Any, Digit]) -> list[Digit] | None:
 
 
 def _spans(digits: list[Digit], length: Value) -> bool:
-    """Whether the digits count from 0 to `length`; a dimension that is cut into whole parts counts as whole."""
+    """Whether the digits count from 0 to `length`; a variable length that is cut into parts counts as a multiple of them."""
     count, weight, simplify = digits[0].count, digits[0].weight, Analyzer().simplify
     spans = same(simplify(count * weight), simplify(index(length)))
-    spans = spans or same(simplify(count), simplify(index(length) // weight))
-    return spans and all(d.whole for d in digits)
+    cut = not isinstance(length, int | tirx.IntImm) and same(simplify(count), simplify(index(length) // weight))
+    return (spans or cut) and all(d.whole for d in digits)
 
 
 def repeated(fmt: Format, seen: set[LoopAxis]) -> set[LoopAxis]:

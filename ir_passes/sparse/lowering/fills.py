@@ -68,11 +68,12 @@ def can_begin(it: Iteration, tensors: Mapping[Any, Tensor]) -> bool:
 
 
 def _reduces_outside(it: Iteration, tensors: Mapping[Any, Tensor], shared: int) -> bool:
-    """Whether a reduced axis stands in a block around the innermost one."""
+    """Whether a reduced axis stands in a block around the innermost one; row-local outputs begin anew in the shared levels."""
     out = tensors[it.out.source]
     bisected = [s for s in searches(it, dict(tensors), loads(it.value)) if s.bisects]
-    outside = set(it.walk.levels[:shared]) if it.walk else set()
-    return any(it.is_reduction(a) for group in groups(it, out, bisected)[:-1] for a in group if a not in outside)
+    rows = set(it.walk.levels[:shared]) if it.walk else set()
+    around = {a for group in groups(it, out, bisected)[:-1] for a in group} | rows
+    return any(it.is_reduction(a) for a in around - (rows if out.row_local else set()))
 
 
 def _fill_fused(step: Fused, tensors: Mapping[Any, Tensor]) -> list[Iteration | Fused]:

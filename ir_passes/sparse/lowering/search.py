@@ -131,6 +131,8 @@ def _descend(
             pos = want if first or place.by_position else level.position(parent, want)
         at.append(Point(rel, pos, want))
         parent = pos
+    if fmt.valid is not None and not registers:
+        stored = T.if_then_else(stored, fmt.valid(*at), tirx.const(False, "bool"))
     return Entry(at, stored)
 
 

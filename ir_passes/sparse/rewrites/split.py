@@ -24,7 +24,7 @@ Join = Callable[[Sequence[Point]], list[Point]]
 class Split(Format):
     """A format that walks the entries of `base` in tiles and stores them as `base` does; `join` gives the points on its levels.
 
-    `partial` is the number of the level of tiles, if its last one has entries that are not valid.
+    `partial` is the number of the outermost level of tiles of which the last one has entries that are not valid, if any.
     """
 
     base: Format = dataclasses.field(kw_only=True)
@@ -63,7 +63,8 @@ def split_rows(fmt: Format, items: Value, name: str, level: str = "W") -> Format
         pos = points[1].pos
         return [Point(pos, pos, rows.coordinate(pos, pos)), *points[2:]]
 
-    return _split(fmt, name, (DenseFixed(level, items), dealt, *fmt.levels[1:]), join)
+    partial = None if fmt.partial is None else fmt.partial + 1
+    return _split(fmt, name, (DenseFixed(level, items), dealt, *fmt.levels[1:]), join, partial=partial)
 
 
 def split_level(fmt: Format, name: str, factor: int) -> Format:
@@ -112,7 +113,10 @@ def split_level(fmt: Format, name: str, factor: int) -> Format:
 
     tiled = (DenseFixed(f"{name}o", tiles), DenseFixed(f"{name}i", factor))
     levels = (*fmt.levels[:at], *tiled, *below)
-    return _split(fmt, f"{fmt.name}_{name}{factor}", levels, join, None if whole else inside, None if whole else at)
+    partial = [n + (n > at) for n in (fmt.partial, None if whole else at) if n is not None]
+    return _split(
+        fmt, f"{fmt.name}_{name}{factor}", levels, join, None if whole else inside, min(partial, default=None)
+    )
 
 
 def _split(
