@@ -83,21 +83,24 @@ def prepare(
     division: Division,
     rows_only: bool,
     contiguous: tuple[np.ndarray, np.ndarray] | None = None,
+    layers: int | None = None,
 ) -> Prepared:
     """Compile the kernel and build plan and cache. `contiguous` K and V float32 [kv_heads, tokens, head_dim] of one
-    sequence fill the pages; random numbers without it."""
+    sequence fill the pages; random numbers without it. `layers` that the calls walk over: None for a cache beyond L3
+    in decode calls, one otherwise."""
     rng = np.random.default_rng(0)
     sequences, pages = batch.sequences(rng)
     n = batch.new * len(sequences)
     limits = {"max_tokens": max(n, 32), "max_seqs": max(16, len(sequences))}
     layout = PlanLayout.of(**limits, heads=model.heads, kv_heads=model.kv_heads)
-    plan = _aligned(np.zeros(layout.size(sum(len(s.pages) for s in sequences)), np.int32))
+    plan = aligned(np.zeros(layout.size(sum(len(s.pages) for s in sequences)), np.int32))
     _, positions = build_plan(layout, plan, sequences, rows_only=rows_only, division=division)
 
     record = cache_record(dtype, model.head_dim, model.head_dim)
     record_bytes = record.size * np.dtype(storage(dtype)).itemsize
     one_layer = pages * model.kv_heads * record_bytes
-    layers = max(1, min(32, CACHE_BYTES // one_layer)) if batch.new == 1 and contiguous is None else 1
+    if layers is None:
+        layers = max(1, min(32, CACHE_BYTES // one_layer)) if batch.new == 1 and contiguous is None else 1
     cache = allocate(one_layer * layers).view(storage(dtype)).reshape(pages, layers, model.kv_heads, record.size)
     if contiguous is not None:
         _fill(cache, sequences[0].pages, *contiguous)
@@ -106,16 +109,17 @@ def prepare(
     params = dataclasses.asdict(model) | {"layers": layers, "kv_dtype": dtype, "scale": model.head_dim**-0.5}
     params |= {"rows": "row" if rows_only else "any", **limits}
     kernel = compiled(attention(target=target, **params), target)
-    q = _aligned(rng.standard_normal((n, model.heads * model.head_dim), np.float32))
-    out = _aligned(np.zeros_like(q))
-    arguments = [tensor(a) for a in (q, _aligned(positions), plan, cache)]
+    q = aligned(rng.standard_normal((n, model.heads * model.head_dim), np.float32))
+    out = aligned(np.zeros_like(q))
+    arguments = [tensor(a) for a in (q, aligned(positions), plan, cache)]
     [scratch] = KERNELS["attention"].scratch(**params)
     states = tensor(allocate(4 * math.prod(scratch)).view(np.float32).reshape(scratch))
     layer, result = itertools.cycle(range(layers)), tensor(out)
     return Prepared(lambda: kernel(*arguments, next(layer), result, states), q, out, record_bytes)
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy on huge pages of its own."""
     copy = allocate(max(array.nbytes, 64)).view(array.dtype)[: array.size].reshape(array.shape)
     copy[...] = array
     return copy

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def spmm_scipy(a: dict[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def spmm_mkl(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    for library in Path(sys.prefix, "lib").glob("libmkl_rt.so*"):
+        os.environ.setdefault("MKL_RT", str(library))  # where `pip install mkl` puts it, and the package does not look
     mkl = importlib.import_module("sparse_dot_mkl")
     matrix, b = scipy_csr(a), a["b"]
     return lambda: mkl.dot_product_mkl(matrix, b)
