@@ -7,9 +7,10 @@ import pytest
 
 from heddle import LLM
 from heddle.runtime.features import architecture, cpu_features
-from heddle.runtime.plans import PAGE
+from heddle.runtime.plans import KV_TILE, PAGE, PlanSequence
 from heddle.runtime.plans.cache import STORAGE, cache_record
 from heddle.schedules.compat import finish, tirx, tvm
+from heddle.schedules.cpu.attention_reference import read_cache
 from heddle.schedules.cpu.kv_int8 import read_int8, write_int8
 from heddle.schedules.cpu.quantize import quantize_rows
 from heddle.schedules.dot import dot4
@@ -17,6 +18,7 @@ from heddle.schedules.emit import buffer, parallel, prim_func, store
 from heddle.schedules.target import PROFILES, TargetProfile
 from heddle.schedules.vector import lanes, splat
 from tests.conftest import ROOT
+from tests.test_attention_variants import Layer, run, scattered
 
 TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 
@@ -43,7 +45,7 @@ def test_records_hold_what_was_written(key_dim: int, value_dim: int) -> None:
     k, v = (rng.standard_normal((4, 2, d)).astype(np.float32) for d in (key_dim, value_dim))
     before = records.copy()
     write_int8(records, pages, slots, k, v)
-    read = read_int8(records[pages], slots, key_dim, value_dim)
+    read = read_int8(records, pages, slots, key_dim, value_dim)
     for got, x in zip(read, (k, v), strict=True):
         assert (np.abs(got - x) <= np.abs(x).max(-1, keepdims=True) / 253).all()
     changed = (records != before).sum()
@@ -65,6 +67,39 @@ def test_dot_products_are_exact_at_the_extremes(target: TargetProfile) -> None:
     kernel(*(tvm.runtime.tensor(a.view(np.int32)) for a in (unsigned, signed)), result)
     products = unsigned.astype(np.int32) * signed.astype(np.int32)
     np.testing.assert_array_equal(result.numpy(), 7 + products.reshape(50, 16, 4).sum(-1))
+
+
+def rounded_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """One query [d] over k, v [tokens, d] that stand for codes and scales, with the roundings of the kernel and no others."""
+    codes, scale = quantize_rows(q)
+    scores = k @ (codes * np.float64(scale))
+    weights = np.exp(scores - scores.max())
+    value_scales = np.abs(v).max(-1) / 127
+    out = np.zeros(v.shape[1])
+    for begin in range(0, len(k), KV_TILE):
+        tile = slice(begin, begin + KV_TILE)
+        products = weights[tile] * value_scales[tile]
+        step = products.max() / 255
+        out += (np.floor(products / step + 0.5) * step) @ (v[tile] / value_scales[tile, None])
+    return out / weights.sum()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_attention_rounds_queries_once_and_weights_by_tile(target: TargetProfile) -> None:
+    layer = Layer(4, 2, 72, "int8", (("value_dim", 40),))
+    lengths, news = (2500, 300, 60), (1, 5, 60)
+    tables = scattered(lengths)
+    sequences = [PlanSequence(t, n - new, new) for t, n, new in zip(tables, lengths, news, strict=True)]
+    cache = layer.pool(sum(map(len, tables)))
+    out, q, positions, _ = run(layer, sequences, cache, target)
+    got, want = out.reshape(-1, 4, 40), np.empty((len(out), 4, 40))
+    owner = np.repeat(np.arange(3), news)
+    for row, head in np.ndindex(len(out), 4):
+        token = np.arange(positions[row] + 1)
+        k, v = read_cache(cache, tables[owner[row]][token // PAGE], token % PAGE, np.int64(0), 2, 72, 40, "int8")
+        query = q[row].reshape(4, 72)[head] * np.float32(72**-0.5)
+        want[row, head] = rounded_attention(query, k[:, head // 2], v[:, head // 2])
+    assert np.abs(got - want).max() <= 1e-3 * np.abs(want).max()  # a weight near the middle of two codes may be either
 
 
 def test_unknown_types_are_refused() -> None:

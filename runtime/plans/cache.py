@@ -26,9 +26,11 @@ class CacheRecord:
 
 
 def cache_record(kv_dtype: str, key_dim: int, value_dim: int) -> CacheRecord:
-    """The record of heads of these sizes; ValueError for an unknown type."""
+    """The record of heads of these sizes (V of 0: keys only); ValueError for an unknown type, or without keys."""
     if kv_dtype not in STORAGE:
         raise ValueError(f"unknown kv_dtype={kv_dtype!r}; choose one of {', '.join(STORAGE)}")
+    if key_dim < 1 or value_dim < 0:
+        raise ValueError(f"keys of {key_dim} and values of {value_dim} dimensions; 1 and 0 are the least")
     if kv_dtype != "int8":
         return CacheRecord(PAGE * (key_dim + value_dim), PAGE * key_dim)
     values = -(-key_dim // 4) * 4 * PAGE

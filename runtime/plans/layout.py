@@ -32,6 +32,13 @@ def _round_up(n: int) -> int:
     return -(-n // 16) * 16
 
 
+def heads_per_kv_head(heads: int, kv_heads: int) -> int:
+    """Query heads of one kv head; ValueError where they do not divide evenly."""
+    if min(heads, kv_heads) < 1 or heads % kv_heads:
+        raise ValueError(f"{heads} query heads do not share {kv_heads} kv heads evenly")
+    return heads // kv_heads
+
+
 @dataclasses.dataclass(frozen=True)
 class PlanLayout:
     """Offsets (in int32 elements) of the arrays of a plan for at most `max_tokens` rows of `max_seqs` sequences in a step.
@@ -62,7 +69,7 @@ class PlanLayout:
     @classmethod
     def of(cls, max_tokens: int, max_seqs: int, *, heads: int, kv_heads: int, tree_words: int = 0) -> PlanLayout:
         """The layout of a model: tiles have 32 queries of a kv head or more, in whole register tiles of 8."""
-        sharing = heads // kv_heads
+        sharing = heads_per_kv_head(heads, kv_heads)
         step = 8 // math.gcd(sharing, 8)
         return cls(max_tokens, max_seqs, kv_heads, step * max(1, -(-32 // (step * sharing))), tree_words)
 

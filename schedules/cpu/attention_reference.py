@@ -58,7 +58,7 @@ def attention_reference(
         k, v = read_cache(cache, pages, token % PAGE, layer, kv_heads, head_dim, stored, kv_dtype)
         v = k[..., :value_dim] if shared_values else v
         queries = (q[row].astype(np.float64) * scale).reshape(kv_heads, heads // kv_heads, head_dim)
-        scores = np.einsum("hgd,thd->hgt", queries, k)
+        scores = queries @ k.transpose(1, 2, 0)
         if softcap:
             scores = softcap * np.tanh(scores / softcap)
         sink = np.full((kv_heads, heads // kv_heads, 1), -np.inf)
@@ -67,7 +67,7 @@ def attention_reference(
         top = np.maximum(scores.max(-1, keepdims=True), sink)
         weights = np.exp(scores - top)
         weights /= weights.sum(-1, keepdims=True) + np.exp(sink - top)
-        out[row] = np.einsum("hgt,thd->hgd", weights, v).reshape(heads, value_dim)
+        out[row] = (weights @ v.transpose(1, 0, 2)).reshape(heads, value_dim)
     return (out.reshape(len(q), heads * value_dim),)
 
 
@@ -81,13 +81,14 @@ def read_cache(
     value_dim: int,
     kv_dtype: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """K float64 [tokens, kv_heads, key_dim] and V of tokens at (page, slot)."""
+    """K float64 [tokens, kv_heads, key_dim] and V of tokens at (page, slot); every page is gathered once."""
+    distinct, at = np.unique(pages, return_inverse=True)
+    records = cache[distinct, int(layer)]
     if kv_dtype == "int8":
-        return read_int8(cache[pages, int(layer)], slots, key_dim, value_dim)
-    records = widen(cache[pages, int(layer)], kv_dtype).astype(np.float64)
-    at = np.arange(len(pages))
-    k = records[..., : PAGE * key_dim].reshape(len(pages), kv_heads, key_dim, PAGE)
-    v = records[..., PAGE * key_dim :].reshape(len(pages), kv_heads, PAGE, value_dim)
+        return read_int8(records, at, slots, key_dim, value_dim)
+    records = widen(records, kv_dtype).astype(np.float64)
+    k = records[..., : PAGE * key_dim].reshape(len(distinct), kv_heads, key_dim, PAGE)
+    v = records[..., PAGE * key_dim :].reshape(len(distinct), kv_heads, PAGE, value_dim)
     return k[at, :, :, slots], v[at, :, slots]
 
 

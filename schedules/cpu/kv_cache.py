@@ -169,7 +169,7 @@ def kv_append(
     target: TargetProfile,
 ) -> PrimFunc:
     """k, v float32 [n, kv_heads * head_dim], plan, cache, layer -> cache with row i written to slot[i], in place."""
-    slots = PlanLayout(max_tokens, max_seqs).slot
+    slots, size = PlanLayout(max_tokens, max_seqs).slot, record(head_dim, head_dim, kv_dtype)
     put_key, put_value = append_row(kv_heads, head_dim, kv_dtype)
 
     @T.prim_func(private=True, s_tir=True)
@@ -178,9 +178,7 @@ def kv_append(
         k = T.match_buffer(k_, (n, kv_heads * head_dim), "float32", align=64)
         v = T.match_buffer(v_, (n, kv_heads * head_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(
-            cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64
-        )
+        cache = T.match_buffer(cache_, (pages, layers, kv_heads, size), storage(kv_dtype), align=64)
         for row in T.parallel(n):
             page: T.let[T.int64] = T.cast(plan[slots + row], "int64") // PAGE
             offset: T.let[T.int64] = T.cast(plan[slots + row], "int64") % PAGE
@@ -256,7 +254,7 @@ def rope_append(
 
     The same bits as splitting, `rope` on q and k, and `kv_append`.
     """
-    slots = PlanLayout(max_tokens, max_seqs).slot
+    slots, size = PlanLayout(max_tokens, max_seqs).slot, record(head_dim, head_dim, kv_dtype)
     rotate = rotation(rotary_dim, head_dim, interleaved)
     put_key, put_value = append_row(kv_heads, head_dim, kv_dtype)
 
@@ -266,9 +264,7 @@ def rope_append(
         qkv = T.match_buffer(qkv_, (n, (heads + 2 * kv_heads) * head_dim), "float32", align=64)
         table = T.match_buffer(table_, (n, rotary_dim), "float32", align=64)
         plan = T.match_buffer(plan_, (p,), "int32")
-        cache = T.match_buffer(
-            cache_, (pages, layers, kv_heads, record(head_dim, head_dim, kv_dtype)), storage(kv_dtype), align=64
-        )
+        cache = T.match_buffer(cache_, (pages, layers, kv_heads, size), storage(kv_dtype), align=64)
         q = T.match_buffer(q_, (n, heads * head_dim), "float32", align=64)
         for row in T.parallel(n):
             key = T.alloc_buffer((1, head_dim), "float32", scope="global", annotations=IN_REGISTERS)

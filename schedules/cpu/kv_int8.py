@@ -76,18 +76,19 @@ def write_int8(records: np.ndarray, pages: np.ndarray, slots: np.ndarray, k: np.
         records[page, head, at[:, None]] = np.ascontiguousarray(scales)[..., None].view(np.uint8)
 
 
-def read_int8(records: np.ndarray, slots: np.ndarray, key_dim: int, value_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """K float64 [n, kv_heads, key_dim] and V of the tokens at `slots` of records uint8 [n, kv_heads, bytes]."""
+def read_int8(
+    records: np.ndarray, pages: np.ndarray, slots: np.ndarray, key_dim: int, value_dim: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """K float64 [n, kv_heads, key_dim] and V of n tokens in records uint8 [pages, kv_heads, bytes] of one layer."""
     record = cache_record("int8", key_dim, value_dim)
-    n, heads = records.shape[:2]
-    words = -(-key_dim // 4)
-    keys = records[..., : words * 4 * PAGE].reshape(n, heads, words, PAGE, 4)
-    values = records[..., record.values : record.values + PAGE * value_dim].reshape(n, heads, 4, value_dim, 4)
-    at = np.arange(n)
-    k = keys[at, :, :, slots].reshape(n, heads, words * 4)[..., :key_dim].astype(np.float64) - 128
-    v = values[at, :, slots // 4, :, slots % 4].view(np.int8).astype(np.float64)
+    count, heads = records.shape[:2]
+    n, words = len(pages), -(-key_dim // 4)
+    keys = records[..., : words * 4 * PAGE].reshape(count, heads, words, PAGE, 4)
+    values = records[..., record.values : record.values + PAGE * value_dim].reshape(count, heads, 4, value_dim, 4)
+    k = keys[pages, :, :, slots].reshape(n, heads, words * 4)[..., :key_dim].astype(np.float64) - 128
+    v = values[pages, :, slots // 4, :, slots % 4].view(np.int8).astype(np.float64)
     scales = []
     for begin in (record.key_scales, record.value_scales):
         part = np.ascontiguousarray(records[..., begin : begin + 4 * PAGE]).view(np.float32)
-        scales.append(part[at, :, slots][..., None].astype(np.float64))
+        scales.append(part[pages, :, slots][..., None].astype(np.float64))
     return k * scales[0], v * scales[1]

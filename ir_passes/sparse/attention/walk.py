@@ -160,11 +160,15 @@ class Walk:
             token_hi = let("token_hi", T.min(highest - tile * KV_TILE, T.int64(KV_TILE)))
             page_lo = let("page_lo", T.truncdiv(token_lo, i64(PAGE)))
             page_hi = let("page_hi", T.truncdiv(token_hi + (PAGE - 1), i64(PAGE)))
-            # Entries of pages that no query sees are not read: they may be gone.
+            # Entries of pages that no query sees are not used: they may be gone. The first page, which every query sees where
+            # there are sinks, stands for those between sinks and window.
             last_page = let("last_page", T.truncdiv(highest - 1, i64(PAGE)))
             first_page = let("first_page", T.truncdiv(lowest, i64(PAGE)))
             with unroll(TILE_PAGES, "p") as p:
                 here = T.min(T.max(tile * TILE_PAGES + p, first_page), last_page)
+                if spec.sinks:
+                    unseen = T.And(here >= -(-spec.sinks // PAGE), here < T.truncdiv(lo, i64(PAGE)))
+                    here = T.Select(unseen, T.int64(0), here)
                 store(self.page, p, self.operands.number(table + here))
                 there = T.min((tile + 1) * TILE_PAGES + p, last_page)
                 store(self.page, TILE_PAGES + p, self.operands.number(table + there))
