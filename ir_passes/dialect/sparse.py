@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ...schedules.compat import nn, relax
+from ...schedules.compat import nn, relax, tirx
 from ...schedules.registry import KERNELS, Tolerance
+from ..sparse.errors import FormatError
 from ..sparse.kernels.matrix import check_combine
-from ..sparse.library import MATRIX_FORMATS
+from ..sparse.library import MATRIX_FORMATS, grouped
+from ..sparse.library.types import check_length, check_tensor, check_types
 from .registry import (
     Expr,
     Sample,
@@ -34,8 +36,29 @@ def _params(call: relax.Call, width: Any) -> dict[str, Any]:
     return {"format": name, "width": width, **extra}
 
 
+def _check_operand(call: relax.Call, operands: Sequence[Expr], rows: Any, columns: Any) -> None:
+    """FormatError unless the first arguments of a call are arrays and values of a rows x columns matrix in its format."""
+    name, m, n = attr(call, "format"), tirx.Var("m", "int64"), tirx.Var("n", "int64")
+    params = {param: attr(call, param) for param in FORMAT_PARAMS.get(name, ())}
+    for extent in (rows, columns):
+        if isinstance(extent, int) and extent % params.get("block", 1):
+            raise FormatError(
+                f"{name} of blocks of {params['block']} for a side of {extent}",
+                "a matrix is whole blocks",
+                "pad the matrix, or choose a divisor",
+            )
+    types = [operand.ty for operand in operands]
+    if not types:
+        raise FormatError(f"a matrix in {name} without values", fix="pass the arrays of the format, then the values")
+    check_types(MATRIX_FORMATS[name].symbolic(m, n, **params), types[:-1], types[-1], {m: rows, n: columns})
+
+
 def _infer_spmm(call: relax.Call) -> Any:
-    return tensor([call.args[-1].values[0], shape_of(call.args[-2])[1]])
+    *operands, b, rows = call.args
+    check_tensor("b", b.ty, 2, "float32")
+    (count,) = (int(r) if isinstance(r, tirx.IntImm) else r for r in rows.values)
+    _check_operand(call, operands, count, shape_of(b)[0])
+    return tensor([count, shape_of(b)[1]])
 
 
 def _legalize_spmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
@@ -78,6 +101,16 @@ def _size(expr: Expr) -> Any:
     return size
 
 
+def _infer_sddmm(call: relax.Call) -> Any:
+    *operands, x, z = call.args
+    for name, side in (("x", x), ("z", z)):
+        check_tensor(name, side.ty, 2, "float32")
+    (rows, width), (columns, other) = shape_of(x), shape_of(z)
+    check_length("the width of z (that of x)", width, other)
+    _check_operand(call, operands, rows, columns)
+    return tensor(shape_of(operands[-1]))
+
+
 def _legalize_sddmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
     func = make_kernel("sddmm", **_params(call, shape_of(call.args[-1])[1]))
     return call_kernel(builder, func, "sddmm", call.args, call.ty)
@@ -86,13 +119,25 @@ def _legalize_sddmm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
 sddmm_op = dialect_op(
     "sddmm",
     "A * (x @ z.T) on the entries of A: arrays, values, x float32 [m, d], z float32 [n, d]",
-    infer=lambda call: tensor(shape_of(call.args[-3])),
+    infer=_infer_sddmm,
     legalize=_legalize_sddmm,
     reference=lambda *arrays, **attrs: KERNELS["sddmm"].reference(*arrays, width=arrays[-1].shape[1], **attrs),
     samples=_samples("sddmm", False),
     tolerance=Tolerance(1e-5, "float32 sums in 16 lanes"),
     flops=lambda call: 2 * _size(call.args[-3]) * shape_of(call.args[-1])[1],
 )
+
+
+def _infer_grouped(call: relax.Call) -> Any:
+    *arrays, x, w = call.args
+    for name, side, ndim in (("x", x, 2), ("w", w, 3)):
+        check_tensor(name, side.ty, ndim, "float32")
+    (tokens, features), (groups, rows, out) = shape_of(x), shape_of(w)
+    check_length("the number of rows of a matrix of w (that of x's features)", features, rows)
+    used, entries = tirx.Var("used", "int64"), tirx.Var("entries", "int64")
+    gates = tensor([entries])  # the format's values, which this product does not have
+    check_types(grouped(groups, tokens, used, entries), [a.ty for a in arrays], gates, {entries: entries})
+    return tensor([tokens, out])
 
 
 def _legalize_grouped(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
@@ -105,7 +150,7 @@ def _legalize_grouped(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
 grouped_matmul_op = dialect_op(
     "grouped_matmul",
     "tokens times the matrix of their group: ids, indptr, tokens, x float32 [n, k], w float32 [groups, k, o]",
-    infer=lambda call: tensor([shape_of(call.args[3])[0], shape_of(call.args[4])[2]]),
+    infer=_infer_grouped,
     legalize=_legalize_grouped,
     reference=lambda *arrays: KERNELS["grouped_matmul"].reference(*arrays),
     samples=lambda rng, dtype: [
@@ -138,23 +183,28 @@ def spmm(
     """A @ b: float32 [rows, d]; with `combine` max or min, the largest or smallest product of each row's entries.
 
     Rows without entries are 0. ValueError for an unknown format or its parameters, SparseError for a combination that the
-    format does not have.
+    format does not have, FormatError for tensors that cannot be a matrix of `rows` rows in this format, and such a `b`.
     """
     _checked(format, params)
     check_combine(format, combine)
     args = [t._expr for t in (*arrays, values, b)]
     call = spmm_op(*args, relax.ShapeExpr([rows]), format=format, combine=combine, **params)
+    _infer_spmm(call)
     return nn.op.wrap_nested(call, "spmm")
 
 
 def sddmm(
     arrays: Sequence[nn.Tensor], values: nn.Tensor, x: nn.Tensor, z: nn.Tensor, *, format: str, **params: int
 ) -> nn.Tensor:
-    """Values of A * (x @ z.T), in A's format."""
+    """Values of A * (x @ z.T), in A's format; FormatError for tensors that are not of one matrix in this format."""
     _checked(format, params)
-    return sddmm_op.emit(*arrays, values, x, z, format=format, **params)
+    call = sddmm_op(*(t._expr for t in (*arrays, values, x, z)), format=format, **params)
+    _infer_sddmm(call)
+    return nn.op.wrap_nested(call, "sddmm")
 
 
 def grouped_matmul(ids: nn.Tensor, indptr: nn.Tensor, tokens: nn.Tensor, x: nn.Tensor, w: nn.Tensor) -> nn.Tensor:
-    """y[t] = sum over the groups g of token t of x[t] @ w[g]; arrays as `group_arrays` gives them."""
-    return grouped_matmul_op.emit(ids, indptr, tokens, x, w)
+    """y[t] = sum over the groups g of token t of x[t] @ w[g]; arrays as `group_arrays` gives them, FormatError for others."""
+    call = grouped_matmul_op(*(t._expr for t in (ids, indptr, tokens, x, w)))
+    _infer_grouped(call)
+    return nn.op.wrap_nested(call, "grouped_matmul")

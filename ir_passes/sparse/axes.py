@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 from ...schedules.compat import Analyzer, T, tirx
+from .text import text
 
 Value = Any  # a tirx expression or an int
 Buffer = Any  # a tirx buffer
@@ -76,7 +77,7 @@ class Axis:
 
     def __str__(self) -> str:
         arrays = "".join(f" {b.name}" for b in self.aux)
-        return f"{self.name}: {self.kind}[{self.length}]{arrays}{'' if self.ordered else ' unordered'}"
+        return f"{self.name}: {self.kind}[{text(self.length)}]{arrays}{'' if self.ordered else ' unordered'}"
 
 
 class DenseFixed(Axis):

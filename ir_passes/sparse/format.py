@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ...schedules.compat import tirx
 from .axes import INDEX, Axis, Buffer, Point, Value, index
 from .expr import free_vars
+from .text import text
 
 
 @dataclasses.dataclass(eq=False)
@@ -93,9 +94,9 @@ class Format:
     def __str__(self) -> str:
         points = symbols(self.levels)
         lines = [f"format {self.name}", *(f"  {level}" for level in self.levels)]
-        lines.append(f"  coords ({', '.join(map(str, self.coords(*points)))})")
+        lines.append(f"  coords ({', '.join(map(text, self.coords(*points)))})")
         if self.valid:
-            lines.append(f"  valid {self.valid(*points)}")
+            lines.append(f"  valid {text(self.valid(*points))}")
         if self.partition:
             lines.append(f"  partition {', '.join(self.partition)}")
         if not self.disjoint:

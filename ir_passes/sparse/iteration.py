@@ -11,6 +11,7 @@ from .axes import INDEX, Axis, Value
 from .expr import free_vars
 from .format import Format
 from .tensor import Tensor
+from .text import text
 
 Expr = Any
 BLOCK = "|"  # in an order: what follows stands in a block of its own
@@ -61,18 +62,20 @@ class Iteration:
         if not isinstance(axis, Axis):
             return axis not in spatial
         assert self.walk is not None
-        dims = self.walk.feeds()[self.walk.levels.index(axis)]
-        return axis.name not in self.walk.partition and not any(self.coords[d] in spatial for d in dims)
+        at, feeds = self.walk.levels.index(axis), self.walk.feeds()
+        # A level that partitions rows is spatial where the output has these rows, which stand below it.
+        dims = set().union(*feeds[at:]) if axis.name in self.walk.partition else feeds[at]
+        return not any(self.coords[d] in spatial for d in dims)
 
     def __str__(self) -> str:
         where = f"{self.walk.name}({', '.join(str(c.name) for c in self.coords)})" if self.walk else "dense"
-        free = "".join(f", {v.name} in {extent}" for v, extent in self.free.items())
+        free = "".join(f", {v.name} in {text(extent)}" for v, extent in self.free.items())
         depth = f" to level {self.depth}" if self.depth is not None else ""
         combine = f"{self.combine}=" if self.combine else "="
         order = f"  order {' '.join(self.order)}" if self.order else ""
         states = (("accumulate", self.accumulate), ("begins", self.begins), ("unmasked", not self.masked))
         flags = "".join(f"  {n}" for n, on in states if on)
-        return f"{self.name}: for {where}{depth}{free}: {self.out} {combine} {self.value}{order}{flags}"
+        return f"{self.name}: for {where}{depth}{free}: {text(self.out)} {combine} {text(self.value)}{order}{flags}"
 
 
 @dataclasses.dataclass(eq=False)

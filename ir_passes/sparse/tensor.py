@@ -8,6 +8,7 @@ from typing import Any
 from .axes import Buffer, Value, buffer, index
 from .errors import SparseError
 from .format import Format
+from .text import text
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,7 +60,7 @@ class Tensor:
         return self.logical[tuple(index(c) for c in at)]
 
     def __str__(self) -> str:
-        shape = ", ".join(map(str, self.shape))
+        shape = ", ".join(map(text, self.shape))
         where = f" in {self.fmt.name}" if self.fmt else ""
         local = " row-local" if self.row_local else ""
         miss = "" if self.miss is None else f" else {self.miss:g}"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from heddle.ir_passes.sparse.format import Format
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
 from heddle.ir_passes.sparse.library import CSR, LIBRARY, MATRIX_FORMATS, Operand
-from heddle.ir_passes.sparse.lowering import decompose_inits, lower
 from heddle.ir_passes.sparse.tensor import Tensor
-from heddle.schedules.compat import s_tir, tirx, tvm
+from heddle.schedules.compat import tirx
+from tests.sparse.tools import build, call
 
 KINDS = ("uniform", "empty", "empty rows", "one dense row", "one entry", "full")
 
@@ -76,20 +76,13 @@ def kernels(kind: str, name: str) -> list[Callable[..., None]]:
     m, n = (tirx.Var(v, "int64") for v in "mn")
     found = entry.symbolic(m, n, **entry.params)
     made = [program(kind, fmt, m, n) for fmt in ([found] if name in MATRIX_FORMATS else found)]
-    return [tvm.compile(decompose_inits(s_tir.Schedule(lower(p))).mod, target="llvm")[kind] for p in made]
-
-
-def run(kernel: Callable[..., None], inputs: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Call a kernel whose last argument is its output, which begins as NaN."""
-    out = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
-    kernel(*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in inputs], out)
-    return out.numpy()
+    return list(map(build, made))
 
 
 def spmm(name: str, operands: Sequence[Operand], b: np.ndarray) -> np.ndarray:
     """A @ b, the sum over the members."""
     shape = (operands[0].shape[0], b.shape[1])
-    parts = [run(kernel, [*o.params, b], shape) for kernel, o in zip(kernels("spmm", name), operands, strict=True)]
+    parts = [call(kernel, [*o.params, b], shape) for kernel, o in zip(kernels("spmm", name), operands, strict=True)]
     return np.sum(parts, axis=0)
 
 
@@ -97,6 +90,6 @@ def sddmm(name: str, operands: Sequence[Operand], x: np.ndarray, z: np.ndarray) 
     """A * (x @ z.T) as a dense matrix, the sum over the members."""
     parts = []
     for kernel, o in zip(kernels("sddmm", name), operands, strict=True):
-        values = run(kernel, [*o.params, x, z], o.values.shape)
+        values = call(kernel, [*o.params, x, z], o.values.shape)
         parts.append(Operand(o.fmt, o.arrays, values, o.shape).to_dense())
     return np.sum(parts, axis=0)

@@ -13,7 +13,7 @@ import numpy as np
 from heddle.ir_passes.sparse.format import Format
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
 from heddle.ir_passes.sparse.library import csc, csr
-from heddle.ir_passes.sparse.library.draw import library_page, readable
+from heddle.ir_passes.sparse.library.draw import library_page
 from heddle.ir_passes.sparse.library.paged import draw_plan, paged
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.lowering.fills import add_fills
@@ -27,7 +27,7 @@ PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def text(*parts: object) -> str:
     """Blocks of text, as the page shows them."""
-    return "\n".join(f"```text\n{readable(part)}\n```\n" for part in parts)
+    return "\n".join(f"```text\n{part}\n```\n" for part in parts)
 
 
 def spmm(fmt: Format) -> Program:
@@ -50,6 +50,26 @@ def scores() -> Program:
     k = coords("k")
     step = Iteration("scores", fmt, (s, t, z), {k: d}, out[s, t], q[s, k] * keys[z, k], "sum")
     return Program("scores", (step,), (q, keys, out), (*fmt.aux, q, keys, out))
+
+
+def readable(script: str) -> str:
+    """TVM's text of a function without the types of numbers and casts of indices, and names as they were given."""
+    script = re.sub(r"T\.int64\((-?\d+)\)", r"\1", script)
+    script = re.sub(r"\b([IT])_1\b", r"\1", script)  # the printer keeps I and T for itself
+    while (at := script.find(cast := 'T.Cast("int64", ')) >= 0:
+        end = _closing(script, at + len("T.Cast"))
+        script = script[:at] + script[at + len(cast) : end] + script[end + 1 :]
+    return script
+
+
+def _closing(text: str, opening: int) -> int:
+    """Where the parenthesis that opens at a place is closed."""
+    depth = 0
+    for at in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if not depth:
+            return at
+    raise ValueError(f"a parenthesis is not closed in {text!r}")
 
 
 def statements(program: Program) -> str:

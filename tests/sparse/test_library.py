@@ -1,4 +1,4 @@
-"""Every format of the library: conversion, spmm and sddmm by the plain lowering, against NumPy; and arrays that are wrong."""
+"""Conversions into the formats of the library, and what they refuse (their kernels: test_library_kernels)."""
 
 from __future__ import annotations
 
@@ -8,56 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heddle.ir_passes.sparse.errors import FormatError
-from heddle.ir_passes.sparse.library import CSR, MATRIX_FORMATS, group_arrays, to_band, to_bsr, to_ell, to_hyb
-from tests.sparse.tools import call, compiled, convert, library_kernel, random_matrix
-
-MATRICES = st.tuples(
-    st.integers(1, 30),
-    st.integers(1, 30),
-    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    st.booleans(),
-    st.integers(0, 1 << 20),
-)
+from heddle.ir_passes.sparse.library import CSR, group_arrays, to_band, to_bsr, to_ell, to_hyb
+from tests.sparse.cases import matrices, members
 
 
-def matrix(name: str, point: tuple[int, int, float, bool, int]) -> tuple[CSR, np.random.Generator]:
-    m, n, density, rows, seed = point
-    rng = np.random.default_rng(seed)
-    divisor = compiled(name).get("block", 1)
-    kind = "band" if name == "band" else "rows" if rows else "uniform"
-    return random_matrix(rng, -(-m // divisor) * divisor, -(-n // divisor) * divisor, density, kind), rng
-
-
-@pytest.mark.parametrize("name", MATRIX_FORMATS)
-@given(point=MATRICES)
-@settings(max_examples=25, deadline=None)
-def test_spmm(name: str, point: tuple[int, int, float, bool, int]) -> None:
-    a, rng = matrix(name, point)
-    operand = convert(name, a)
-    b = rng.standard_normal((a.shape[1], 5), np.float32)
-    got = call(library_kernel("spmm", name), [*operand.params, b], (a.shape[0], 5))
-    np.testing.assert_allclose(got, a.to_dense() @ b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", MATRIX_FORMATS)
-@given(point=MATRICES)
-@settings(max_examples=15, deadline=None)
-def test_sddmm(name: str, point: tuple[int, int, float, bool, int]) -> None:
-    a, rng = matrix(name, point)
-    operand = convert(name, a)
-    x, z = (rng.standard_normal((side, 7), np.float32) for side in a.shape)
-    got = call(library_kernel("sddmm", name), [*operand.params, x, z], operand.values.shape)
-    want = convert(name, CSR(a.indptr, a.indices, (a.to_dense() * (x @ z.T))[a.rows, a.indices], a.shape))
-    np.testing.assert_allclose(got, want.values, rtol=1e-4, atol=1e-4)
-
-
-@given(point=MATRICES, parts=st.integers(1, 3))
+@given(a=matrices("csr"), parts=st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
-def test_hyb_members_sum_to_the_matrix(point: tuple[int, int, float, bool, int], parts: int) -> None:
-    a, _ = matrix("csr", point)
-    members = to_hyb(a, [1, 2, 4], parts)
-    np.testing.assert_array_equal(sum(member.to_dense() for member in members), a.to_dense())
-    assert len(members) == 4 * parts, "members are the same for every matrix"
+def test_hyb_members_sum_to_the_matrix(a: CSR, parts: int) -> None:
+    found = to_hyb(a, [1, 2, 4], parts)
+    np.testing.assert_array_equal(sum(member.to_dense() for member in found), a.to_dense())
+    assert len(found) == 4 * parts, "members are the same for every matrix"
 
 
 def test_conversion_is_vectorised() -> None:
@@ -65,7 +25,8 @@ def test_conversion_is_vectorised() -> None:
     flat = rng.choice(100_000 * 20_000, 1_000_000, replace=False)
     a = CSR.from_coordinates(flat // 20_000, flat % 20_000, np.ones(len(flat), np.float32), (100_000, 20_000))
     for name in ("csr", "csc", "coo", "dcsr", "ell", "balanced"):  # in seconds, not minutes
-        assert convert(name, a).values.size >= len(flat)
+        (operand,) = members(name, a)
+        assert operand.values.size >= len(flat)
 
 
 CSR_2X3 = {"indptr": [0, 2, 3], "indices": [0, 2, 1], "shape": (2, 3)}

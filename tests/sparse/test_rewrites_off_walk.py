@@ -118,5 +118,5 @@ def test_formats_that_cannot_be_searched_are_refused():
     rows = variables("rows")[0]
     with pytest.raises(SparseError, match="its level J is not in order"):
         lower(product(ell(ROWS, COLUMNS, rows, 4, "s"), lambda a, s: a * s))
-    with pytest.raises(SparseError, match="do not tell where on level"):
+    with pytest.raises(SparseError, match="its coordinate 1 is"):
         lower(product(band(ROWS, COLUMNS, 1, 1, "s"), lambda a, s: a * s))

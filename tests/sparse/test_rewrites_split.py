@@ -39,8 +39,8 @@ def test_expected_tiles_of_a_dense_level():
     fmt = dense(m, n)
     tiles = split_level(fmt, "J", 4)
     text = str(rewalk(spmm(fmt, m, n, 8), fmt, tiles))
-    assert "Jo: dense fixed[(n + T.int64(4) - T.int64(1)) // T.int64(4)]" in text
-    assert "valid Jo_rel * T.int64(4) + Ji_rel < n" in text
+    assert "Jo: dense fixed[(n + 4 - 1) // 4]" in text
+    assert "valid Jo.rel * 4 + Ji.rel < n" in text
     whole = split_level(dense(m * 4, n), "I", 4)
     assert whole.valid is None
     assert isinstance(whole.levels[0], DenseFixed)

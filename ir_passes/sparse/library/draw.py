@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,28 +11,6 @@ from ..format import Format
 from .operand import Operand
 from .registry import EXAMPLE, LIBRARY, Composition, MatrixFormat
 from .semantics import bind, stored
-
-
-def readable(text: Any) -> str:
-    """Printed IR without the types of numbers and without casts of indices, and names as they were given."""
-    text = re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(text))
-    text = re.sub(r"\b([IT])_1\b", r"\1", text)  # the printer keeps I and T for itself
-    text = re.sub(r"_(rel|pos)\b", r".\1", text)  # variables are called so; the printer writes identifiers
-    text = re.sub(r"\bT\.(max|min)\(", r"\1(", text)
-    while (at := text.find(cast := 'T.Cast("int64", ')) >= 0:
-        end = _closing(text, at + len("T.Cast"))
-        text = text[:at] + text[at + len(cast) : end] + text[end + 1 :]
-    return text
-
-
-def _closing(text: str, opening: int) -> int:
-    """Where the parenthesis that opens at a place is closed."""
-    depth = 0
-    for at in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        if not depth:
-            return at
-    raise ValueError(f"a parenthesis is not closed in {text!r}")
 
 
 def draw(operand: Operand) -> str:
@@ -98,7 +74,7 @@ def section(entry: MatrixFormat | Composition) -> str:
     lines += ["```text", entry.drawing, "```", ""]
     lines += [f"The example{f' with {params}' if params else ''}:", ""]
     for fmt, operand in zip(*example(entry), strict=True):
-        lines += ["```text", readable(fmt), "", draw(operand), "```", ""]
+        lines += ["```text", str(fmt), "", draw(operand), "```", ""]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from ....schedules.compat import ir, tirx
 from ..axes import INDEX, Point
 from ..errors import FormatError
 from ..format import Format, symbols
+from ..text import text
 from .check import check_vector, describe
 
 Env = dict[Any, Any]
@@ -64,7 +65,7 @@ def evaluate(expr: Any, env: Mapping[Any, Any]) -> Any:
     if operation := OPERATIONS.get(type(expr)):
         return operation(evaluate(expr.a, env), evaluate(expr.b, env))
     raise FormatError(
-        f"{expr} ({type(expr).__name__}) in a format",
+        f"{text(expr)} ({type(expr).__name__}) in a format",
         "coords and valid are integer arithmetic, comparisons and reads of arrays",
         "write it with these",
     )
@@ -100,7 +101,7 @@ def bind(fmt: Format, arrays: Sequence[np.ndarray], values: np.ndarray, known: M
     if not isinstance(values, np.ndarray) or values.ndim < len(storage):
         raise FormatError(
             f"the values of {fmt.name} are {describe(values)}",
-            f"the format stores [{', '.join(map(str, storage))}]",
+            f"the format stores [{', '.join(map(text, storage))}]",
             "convert the operand again",
         )
     for dim, (extent, length) in enumerate(zip(storage, values.shape, strict=False)):
@@ -108,7 +109,7 @@ def bind(fmt: Format, arrays: Sequence[np.ndarray], values: np.ndarray, known: M
     _solve(lengths, env)
     for what, expr, length in lengths:
         if (wanted := int(decided(fmt, expr, env))) != length:
-            raise FormatError(f"{what}, {wanted} are needed", f"the format has {expr} of them", "convert again")
+            raise FormatError(f"{what}, {wanted} are needed", f"the format has {text(expr)} of them", "convert again")
     return env
 
 
@@ -128,7 +129,7 @@ def decided(fmt: Format, expr: Any, env: Env) -> Any:
         return evaluate(expr, env)
     except KeyError as error:
         raise FormatError(
-            f"an extent of {fmt.name}, {expr}, is not decided by its arrays: {error} is free",
+            f"an extent of {fmt.name}, {text(expr)}, is not decided by its arrays: {error} is free",
             fix="make the format with the matrix's own numbers of rows and columns",
         ) from None
 

@@ -13,6 +13,7 @@ from ..format import Format, symbols
 from ..iteration import BLOCK, Fused, Iteration, Program
 from ..monoid import monoid
 from ..tensor import Tensor
+from ..text import text
 from .check_access import check_access
 from .fills import can_begin
 
@@ -58,7 +59,7 @@ def _tensor(tensor: Tensor) -> None:
     for dim, length in _lengths(fmt).items():
         if not same(index(length), index(tensor.shape[dim])):
             raise SparseError(
-                f"tensor {tensor.name} is {tensor.shape[dim]} long in dimension {dim}, its format {fmt.name} {length}",
+                f"tensor {tensor.name} is {text(tensor.shape[dim])} long in dimension {dim}, its format {fmt.name} {text(length)}",
                 "the format was made for a tensor of another shape",
                 "make the format for this shape, or store the tensor in its own",
             )

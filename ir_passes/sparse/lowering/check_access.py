@@ -10,9 +10,10 @@ from typing import Any
 
 from ....schedules.compat import ir
 from ..errors import SparseError
-from ..expr import free_vars, loads, vanishes
+from ..expr import free_vars, loads, same, vanishes
 from ..iteration import Iteration
 from ..tensor import Tensor
+from ..text import text
 from .access import on_walk
 from .inverse import inverse
 
@@ -27,6 +28,13 @@ def check_access(it: Iteration, tensors: dict[Any, Tensor]) -> None:
             "new entries cannot be made while walking",
             "walk the output's format at its own coordinates, and read the other operands off the walk",
         )
+    again = sorted(a.name for a in it.axes() if not isinstance(a, str) and it.is_reduction(a))
+    if it.combine is None and again:
+        raise SparseError(
+            f"{it.name} assigns {text(it.out)} anew for every point of {again[0]}",
+            "the last one would count, and schedules change which one that is",
+            'index the output with all coordinates, or combine (combine="sum")',
+        )
     if it.combine is None and out.fmt is None and it.walk and it.walk.valid and it.depth is None:
         raise SparseError(
             f"{it.name} assigns {out.name} over padding of {it.walk.name}",
@@ -34,6 +42,7 @@ def check_access(it: Iteration, tensors: dict[Any, Tensor]) -> None:
             'combine with "sum", which adds nothing there, or write a tensor in the format',
         )
     _partial(it, out)
+    _in_place(it)
     _walked(it, tensors)
     for load in loads(it.value):
         tensor = tensors.get(load.source)
@@ -56,16 +65,28 @@ def _determined(it: Iteration) -> None:
     used: set[Any] = set().union(*(free_vars(i) for i in it.out.indices))
     if loads_in_index := [ld for i in it.out.indices for ld in loads(i)]:
         raise SparseError(
-            f"{it.name} writes {it.out}, at a coordinate that it reads from {loads_in_index[0].source.name}",
+            f"{it.name} writes {text(it.out)}, at a coordinate that it reads from {loads_in_index[0].source.name}",
             "where an iteration writes is decided by its walk, or nothing tells which elements it reaches",
             "make the array a level of the format (a sparse level's coordinates are data)",
         )
     if unknown := sorted(str(v.name) for v in used - known if isinstance(v, ir.Var)):
         raise SparseError(
-            f"{it.name} writes {it.out}, and nothing determines {unknown[0]}",
+            f"{it.name} writes {text(it.out)}, and nothing determines {unknown[0]}",
             "its walk and free variables do not name it",
             "index the output with coordinates of the walk and free variables only",
         )
+
+
+def _in_place(it: Iteration) -> None:
+    """An iteration may read what it writes where it replaces each element by a function of the same element only."""
+    for load in loads(it.value):
+        if load.source.same_as(it.out.source) and (it.combine or not same(load, it.out)):
+            raise SparseError(
+                f"{it.name} reads {text(load)}, and writes {text(it.out)}",
+                "what it reads there depends on how far it has come",
+                "write another tensor"
+                + (", or let it accumulate what is new only (accumulate=True)" if it.combine == "sum" else ""),
+            )
 
 
 def _partial(it: Iteration, out: Tensor) -> None:
@@ -74,11 +95,11 @@ def _partial(it: Iteration, out: Tensor) -> None:
     if at is None or (it.depth is not None and it.depth <= at):
         return
     assert it.walk is not None
-    if it.combine is None or out.fmt is it.walk:
+    if it.combine is None or it.depth is not None or out.fmt is it.walk:
         raise SparseError(
             f"{it.name} writes {out.name} in tiles of {it.walk.levels[at].name}, the last of which is partial",
-            "its padding stands at an entry that counts, and what is written there would replace the entry's value",
-            "split a length that is a multiple of the tiles, or combine into a dense tensor",
+            "its padding stands at an entry that counts, and what is written there would replace the entry's value or count again",
+            "split a length that is a multiple of the tiles, or combine all entries (no `depth`) into a dense tensor",
         )
 
 

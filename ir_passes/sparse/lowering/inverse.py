@@ -11,6 +11,7 @@ from ..axes import Value, index
 from ..errors import SparseError
 from ..expr import free_vars, same
 from ..format import Format, symbols
+from ..text import text
 
 SEARCHABLE = "walk this format, or store the operand in one whose levels are coordinates (csr, csc, dcsr, bsr, dense)"
 
@@ -56,7 +57,7 @@ def inverse(fmt: Format) -> list[Place]:
             here = {outer: Place(dim, T.floordiv, size), inner: Place(dim, T.floormod, size)}
         if not here or not here.keys().isdisjoint(places):
             raise SparseError(
-                f"format {fmt.name} cannot be searched: its coordinate {dim} is {expr}",
+                f"format {fmt.name} cannot be searched: its coordinate {dim} is {text(expr)}",
                 "each coordinate must tell levels of its own: by their coordinate, by their position, or as a block's",
                 SEARCHABLE,
             )

@@ -23,6 +23,7 @@ from ..iteration import Iteration, Program
 from ..lowering.access import on_walk
 from ..lowering.fills import can_begin, fill, needs_fill
 from ..tensor import Tensor
+from ..text import text
 from .steps import accesses, find, order_over, replace_step, users
 
 
@@ -92,7 +93,7 @@ def _adds_up(it: Iteration, inside: bool, walked: Callable[[ir.TensorLoad], bool
     elif it.combine is None and not inside:
         what = "assigns"
     elif not linear(it.value, walked):
-        what = f"computes {it.value}, which is not linear in what is stored"
+        what = f"computes {text(it.value)}, which is not linear in what is stored"
     if what:
         raise SparseError(
             f"{it.name} cannot be decomposed into members that add up: it {what}",
@@ -155,7 +156,8 @@ def _begin_once(
 
     def owns(it: Iteration) -> bool:
         assert it.walk is not None
-        return it.walk.disjoint and can_begin(it, tensors)
+        # Disjoint are the rows, which the first level leads to: an output without them is everyone's.
+        return it.walk.disjoint and not it.is_reduction(it.walk.levels[0]) and can_begin(it, tensors)
 
     return [
         fill(whole, out),

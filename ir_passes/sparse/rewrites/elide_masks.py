@@ -65,6 +65,8 @@ def _obstacle(it: Iteration, tensors: Mapping[Any, Tensor], zero: Collection[Ten
     """Why the mask of an iteration must stay, or nothing."""
     if it.walk is None or always_valid(it.walk):
         return ""
+    if it.walk.partial is not None:
+        return "the padding of partial tiles stands at entries that count"
     if it.combine is None:
         return "it assigns: padding would write a value"
     if it.combine != "sum":

@@ -20,6 +20,7 @@ from ..iteration import Fused, Iteration, Program
 from ..lowering.access import on_walk
 from ..lowering.coverage import repeated
 from ..tensor import Tensor
+from ..text import text
 from .steps import accesses, find
 
 
@@ -113,7 +114,7 @@ def _own_rows(tensor: Tensor, group: Sequence[Iteration], rows: set[int]) -> Non
                 and not _row_dims(it, load.indices, rows)
             ):
                 raise SparseError(
-                    f"{it.name} accesses {load}, which may be of another row, and {tensor.name} is written in the group",
+                    f"{it.name} accesses {text(load)}, which may be of another row, and {tensor.name} is written in the group",
                     "fused, a row is finished before the next begins, so it would see results too early or too late",
                     "index it with the coordinates of the row, or fuse only the steps before",
                 )

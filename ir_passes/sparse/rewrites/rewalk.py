@@ -12,6 +12,7 @@ from ..expr import same
 from ..format import Format
 from ..iteration import Fused, Iteration, Program
 from ..tensor import Tensor
+from ..text import text
 
 
 def rewalk(program: Program, old: Format, new: Format) -> Program:
@@ -30,7 +31,7 @@ def rewalk(program: Program, old: Format, new: Format) -> Program:
     shapes = [[simplify(extent) for extent in fmt.storage()] for fmt in (old, new)]
     if len(shapes[0]) != len(shapes[1]) or not all(map(same, *shapes)) or new.ndim != old.ndim:
         raise SparseError(
-            f"{new.name} stores [{', '.join(map(str, shapes[1]))}], {old.name} [{', '.join(map(str, shapes[0]))}]",
+            f"{new.name} stores [{', '.join(map(text, shapes[1]))}], {old.name} [{', '.join(map(text, shapes[0]))}]",
             "the values stay where they are",
             "convert the operand, and write the program over the new format",
         )
@@ -45,7 +46,10 @@ def rewalk(program: Program, old: Format, new: Format) -> Program:
     def iteration(it: Iteration) -> Iteration:
         if it.walk is not old:
             return it
-        return dataclasses.replace(it, walk=new, order=_order(it, old, new), depth=_depth(it.depth, old, new))
+        # The padding of a partial tile stands at entries that count: whatever was known of the mask before, it is needed.
+        masked = it.masked or new.partial is not None
+        order, depth = _order(it, old, new), _depth(it.depth, old, new)
+        return dataclasses.replace(it, walk=new, order=order, depth=depth, masked=masked)
 
     def step(s: Iteration | Fused) -> Iteration | Fused:
         if isinstance(s, Iteration):

@@ -16,6 +16,7 @@ from ....schedules.compat import Analyzer, T
 from ..axes import DenseFixed, DenseVariable, Point, SparseFixed, SparseVariable, Value, index
 from ..errors import SparseError
 from ..format import Format
+from ..text import text
 
 Join = Callable[[Sequence[Point]], list[Point]]
 
@@ -89,7 +90,7 @@ def split_level(fmt: Format, name: str, factor: int) -> Format:
     length, whole = index(level.length), Analyzer().can_prove(index(level.length) % factor == 0)
     if not whole and (reads := [b.name for b in below if b.variable or b.sparse]):
         raise SparseError(
-            f"level {name} of {fmt.name} has length {level.length}, not provably a multiple of {factor}",
+            f"level {name} of {fmt.name} has length {text(level.length)}, not provably a multiple of {factor}",
             f"the last tile would read arrays of {reads[0]} where there are none",
             "use a length that is a multiple (blocks * size), or deal out rows with `split_rows`",
         )

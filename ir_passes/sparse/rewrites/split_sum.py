@@ -18,6 +18,7 @@ from ..expr import free_vars, loads, same, terms, vanishes
 from ..iteration import Iteration, Program
 from ..lowering.access import on_walk
 from ..tensor import Tensor
+from ..text import text
 from .steps import find, order_over, replace_step
 
 
@@ -74,7 +75,7 @@ def _check(it: Iteration, tensors: Mapping[Any, Tensor]) -> None:
     variables = {*it.coords, *it.free}
     if it.combine is None and (it.accumulate or variables - set().union(*(free_vars(i) for i in it.out.indices))):
         raise SparseError(
-            f"{it.name} assigns {it.out} several times",
+            f"{it.name} assigns {text(it.out)} several times",
             "the last assignment would count, and summands have no last one",
             'index the output with all coordinates, or combine with "sum"',
         )
@@ -97,7 +98,7 @@ def _operand(it: Iteration, term: Any, tensors: Mapping[Any, Tensor]) -> ir.Tens
             return load
     if not found:
         raise SparseError(
-            f"{it.name} has the summand {term}, which no sparse operand makes 0 where it stores nothing",
+            f"{it.name} has the summand {text(term)}, which no sparse operand makes 0 where it stores nothing",
             "such a summand counts at all coordinates, and there is no walk over them",
             "make a tensor in a format a factor of it that is indexed with all of the walk's coordinates",
         )
