@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := heddle compiler ir_passes models runtime schedules
+# Tests run in this many processes, each of which may use two threads.
+JOBS ?= 2
 export HEDDLE_CACHE ?= $(CURDIR)/.cache
 
 .PHONY: demo test test-all lint bench clean
@@ -11,10 +13,10 @@ demo: $(VENV)/core.stamp
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test-all: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
