@@ -63,6 +63,8 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
 
 def _match(rewriter: Rewriter, append_var: relax.Var, append: relax.Call) -> tuple[relax.Var | None, str]:
     """The variable of rope(q) that belongs to this append, or the reason why there is none."""
+    if attr(append, "value_dim") != attr(append, "head_dim"):
+        return None, "heads of k and v differ in size"
     key, value = rewriter.value(append.args[0]), rewriter.value(append.args[1])
     if not rope_op.matches(key):
         return None, "k is not rotated right before it is appended"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from .cpu.elementwise import add, add_bias, relu, silu_mul
 from .cpu.embedding import embedding
 from .cpu.gather import gather_rows
-from .cpu.kv_cache import kv_append, rope_append
+from .cpu.kv_append import key_append, kv_append
 from .cpu.linear import linear, row_tile
 from .cpu.norm import rms_norm
 from .cpu.pack import pack_rows
 from .cpu.plan import build_plan
 from .cpu.rope import rope, rope_table
+from .cpu.rope_append import rope_append
 
 __all__ = [
     "add",
@@ -18,6 +19,7 @@ __all__ = [
     "build_plan",
     "embedding",
     "gather_rows",
+    "key_append",
     "kv_append",
     "linear",
     "pack_rows",

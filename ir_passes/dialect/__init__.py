@@ -6,6 +6,8 @@ from ...schedules import catalog as _catalog  # fills the kernel registry that l
 from .attention import (
     attention,
     attention_op,
+    key_append,
+    key_append_op,
     kv_append,
     kv_append_op,
     rope,
@@ -47,6 +49,8 @@ __all__ = [
     "gather_rows",
     "gather_rows_op",
     "grouped_matmul",
+    "key_append",
+    "key_append_op",
     "kv_append",
     "kv_append_op",
     "linear",

@@ -107,19 +107,19 @@ def rope(x: nn.Tensor, table: nn.Tensor, *, heads: int, head_dim: int, interleav
 
 # ---------------------------------------------------------------------------------------------------------- kv_append
 def _legalize_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    func = make_kernel("kv_append", **_cache_params(call, 3))
+    func = make_kernel("kv_append", **_cache_params(call, 3), value_dim=attr(call, "value_dim"))
     return call_kernel_inplace(builder, func, "kv_append", [*call.args, _layer(call)], [3], [call.args[3].ty])
 
 
 kv_append_op = dialect_op(
     "kv_append",
-    "write k and v [n, kv_heads * head_dim] to the plan's slots of one layer: the new cache",
+    "write k [n, kv_heads * head_dim] and v [n, kv_heads * value_dim] to the plan's slots of one layer: the new cache",
     infer=lambda call: call.args[3].ty,
     legalize=_legalize_append,
     reference=lambda *arrays, layer, **attrs: KERNELS["kv_append"].reference(
         *arrays, np.int64(layer), **_reference_params(arrays[3], attrs)
     ),
-    samples=kernel_samples("kv_append", lambda p: {k: p[k] for k in CACHE_ATTRS}),
+    samples=kernel_samples("kv_append", lambda p: {k: p[k] for k in (*CACHE_ATTRS, "value_dim")}),
     tolerance=Tolerance(0.0, "one rounding to the cache's dtype"),
     flops=lambda call: 0,
     bytes=lambda call: 12 * _elements(call),
@@ -141,10 +141,44 @@ def kv_append(
     kv_heads: int,
     head_dim: int,
     layout: PlanLayout,
+    value_dim: int = 0,
 ) -> nn.Tensor:
-    """k, v float32 [n, kv_heads * head_dim]: the cache with row i written to slot[i] of the plan."""
-    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    """k [n, kv_heads * head_dim], v [n, kv_heads * value_dim], float32: the cache with row i written to slot[i] of the plan.
+
+    `value_dim` is `head_dim` where it is not given.
+    """
+    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs, "value_dim": value_dim or head_dim}
     return kv_append_op.emit(k, v, plan, cache, layer=layer, kv_heads=kv_heads, head_dim=head_dim, **sizes)
+
+
+# --------------------------------------------------------------------------------------------------------- key_append
+def _legalize_key_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    func = make_kernel("key_append", **_cache_params(call, 2))
+    return call_kernel_inplace(builder, func, "key_append", [*call.args, _layer(call)], [2], [call.args[2].ty])
+
+
+key_append_op = dialect_op(
+    "key_append",
+    "write k [n, kv_heads * head_dim] to the plan's slots of one layer, for pages of keys alone: the new cache",
+    infer=lambda call: call.args[2].ty,
+    legalize=_legalize_key_append,
+    reference=lambda *arrays, layer, **attrs: KERNELS["key_append"].reference(
+        *arrays, np.int64(layer), **_reference_params(arrays[2], attrs)
+    ),
+    samples=kernel_samples("key_append", lambda p: {k: p[k] for k in CACHE_ATTRS}),
+    tolerance=Tolerance(0.0, "one rounding to the cache's dtype"),
+    flops=lambda call: 0,
+    bytes=lambda call: 6 * _elements(call),
+    dtypes=("float32", "float16", "bfloat16"),
+)
+
+
+def key_append(
+    k: nn.Tensor, plan: nn.Tensor, cache: nn.Tensor, *, layer: int, kv_heads: int, head_dim: int, layout: PlanLayout
+) -> nn.Tensor:
+    """k float32 [n, kv_heads * head_dim]: the cache of keys alone, whose values are views of them, with row i in slot[i]."""
+    sizes = {"max_tokens": layout.max_tokens, "max_seqs": layout.max_seqs}
+    return key_append_op.emit(k, plan, cache, layer=layer, kv_heads=kv_heads, head_dim=head_dim, **sizes)
 
 
 # -------------------------------------------------------------------------------------------------------- rope_append
@@ -184,7 +218,7 @@ ATTENTION_ATTRS = ("heads", "scale", "rows", "value_dim", "window", "lookahead",
 
 def _attention_params(call: relax.Call) -> dict[str, Any]:
     params = _cache_params(call, 3) | {name: attr(call, name) for name in ATTENTION_ATTRS}
-    return params | {"sink_logits": len(call.args) == 5}
+    return params | {"sink_logits": len(call.args) == 5, "shared_values": bool(attr(call, "shared_values"))}
 
 
 def _infer_attention(call: relax.Call) -> Any:
@@ -216,7 +250,11 @@ attention_op = dialect_op(
     legalize=_legalize_attention,
     reference=_attention_reference,
     samples=kernel_samples(
-        "attention", lambda p: {k: v for k, v in p.items() if k in (*CACHE_ATTRS, *ATTENTION_ATTRS)}
+        "attention",
+        lambda p: (
+            {"shared_values": False}
+            | {k: v for k, v in p.items() if k in (*CACHE_ATTRS, *ATTENTION_ATTRS, "shared_values")}
+        ),
     ),
     tolerance=Tolerance(2e-5, "a float32 softmax over tiles with a polynomial exponential"),
     flops=lambda call: 4 * _elements(call) * _context(),
@@ -243,6 +281,7 @@ def attention(
     lookahead: int = -1,
     sinks: int = 0,
     softcap: float = 0.0,
+    shared_values: bool = False,
 ) -> nn.Tensor:
     """q float32 [n, heads * head_dim], positions int32 [n] (, sink_logits float32 [heads]): float32 [n, heads * value_dim].
 
@@ -261,6 +300,7 @@ def attention(
         "lookahead": lookahead,
         "sinks": sinks,
         "softcap": float(softcap),
+        "shared_values": shared_values,
     }
     inputs = [q, positions, plan, cache] + ([sink_logits] if sink_logits is not None else [])
     return attention_op.emit(*inputs, layer=layer, rows="any", **attrs, **sizes)

@@ -106,13 +106,16 @@ def attention_inputs(
     seqs: int,
     start: int,
     new: int,
+    value_dim: int = 0,
+    shared_values: bool = False,
     **_: Any,
 ) -> list[np.ndarray]:
     """Random queries and a random cache for `seqs` sequences of `new` rows, the i-th from position start + 13 * i."""
     layout = PlanLayout.of(max_tokens, max_seqs, heads=heads, kv_heads=kv_heads)
     plan, positions, pages = example_plan(rng, layout, seqs=seqs, start=start, new=new, rows_only=rows == "row")
     q = rng.standard_normal((len(positions), heads * head_dim), np.float32)
-    cache = random_cache(rng, pages, layers, kv_heads, head_dim, head_dim, kv_dtype)
+    stored = 0 if shared_values else value_dim or head_dim
+    cache = random_cache(rng, pages, layers, kv_heads, head_dim, stored, kv_dtype)
     return [q, positions, plan, cache, np.array(layers - 1, np.int64)]
 
 

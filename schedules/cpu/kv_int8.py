@@ -16,24 +16,24 @@ from ..compat import T
 from .quantize import inverse_scale, largest, magnitude, quantize_rows, rounded
 
 
-def append_row_int8(head_dim: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Macros `put_key` and `put_value` for heads of one size: quantize one head of one row into its slot."""
-    record = cache_record("int8", head_dim, head_dim)
-    padding = -head_dim % 4
+def append_row_int8(key_dim: int, value_dim: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Macros `put_key` and `put_value` for heads of these sizes: quantize one head of one row into its slot."""
+    record = cache_record("int8", key_dim, value_dim)
+    padding = -key_dim % 4
 
     @T.inline
     def put_key(k, k_row, k_at, cache, page, layer, h, offset):
         top = T.alloc_buffer((1,), "int32", scope="global")
         top[0] = 0
-        for d in T.serial(head_dim):
+        for d in T.serial(key_dim):
             top[0] = T.max(top[0], magnitude(k[k_row, k_at + d]))
         inverse: T.let = inverse_scale(largest(top[0]))
-        for d in T.serial(head_dim):
+        for d in T.serial(key_dim):
             cache[page, layer, h, (d // 4) * (4 * PAGE) + offset * 4 + d % 4] = T.cast(
                 rounded(k[k_row, k_at + d], inverse) + 128, "uint8"
             )
         for d in T.serial(padding):
-            cache[page, layer, h, head_dim // 4 * (4 * PAGE) + offset * 4 + head_dim % 4 + d] = T.uint8(128)
+            cache[page, layer, h, key_dim // 4 * (4 * PAGE) + offset * 4 + key_dim % 4 + d] = T.uint8(128)
         cache[page, layer, h, T.ramp(record.key_scales + offset * 4, 1, 4)] = T.reinterpret(
             "uint8x4", largest(top[0]) * T.float32(1 / 127)
         )
@@ -42,11 +42,11 @@ def append_row_int8(head_dim: int) -> tuple[Callable[..., None], Callable[..., N
     def put_value(v, v_row, v_at, cache, page, layer, h, offset):
         top = T.alloc_buffer((1,), "int32", scope="global")
         top[0] = 0
-        for d in T.serial(head_dim):
+        for d in T.serial(value_dim):
             top[0] = T.max(top[0], magnitude(v[v_row, v_at + d]))
         inverse: T.let = inverse_scale(largest(top[0]))
-        for d in T.serial(head_dim):
-            cache[page, layer, h, record.values + ((offset // 4) * head_dim + d) * 4 + offset % 4] = T.cast(
+        for d in T.serial(value_dim):
+            cache[page, layer, h, record.values + ((offset // 4) * value_dim + d) * 4 + offset % 4] = T.cast(
                 rounded(v[v_row, v_at + d], inverse), "uint8"
             )
         cache[page, layer, h, T.ramp(record.value_scales + offset * 4, 1, 4)] = T.reinterpret(

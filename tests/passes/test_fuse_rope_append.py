@@ -22,14 +22,14 @@ PARAMS = [
 CACHE = {"layer": 1, "kv_heads": KV_HEADS, "head_dim": DIM, "max_tokens": 32, "max_seqs": 4}
 
 
-def before(q_interleaved=False, order=(0, 1, 2)):
+def before(q_interleaved=False, order=(0, 1, 2), value_dim=DIM):
     def body(emit, y, table, plan, cache):
         cuts = [HEADS * DIM, (HEADS + KV_HEADS) * DIM]
         parts = emit(relax.op.split(y, cuts, axis=1))
         q, k, v = (emit(relax.TupleGetItem(parts, i)) for i in order)
         q = emit(rope_op(q, table, heads=HEADS, head_dim=DIM, interleaved=q_interleaved))
         k = emit(rope_op(k, table, heads=KV_HEADS, head_dim=DIM, interleaved=False))
-        return relax.Tuple([q, emit(kv_append_op(k, v, plan, cache, **CACHE))])
+        return relax.Tuple([q, emit(kv_append_op(k, v, plan, cache, value_dim=value_dim, **CACHE))])
 
     return function(PARAMS, body, num_input=4)
 
@@ -55,6 +55,12 @@ def test_must_not_fire_on_another_order_of_parts():
     after, log = apply(FuseRopeAppend(), before(order=(0, 2, 1)))
     assert_equal(after, before(order=(0, 2, 1)))
     assert log.records[0].reason == "the projection's parts are not q, k and v in this order"
+
+
+def test_must_not_fire_on_heads_of_two_sizes():
+    after, log = apply(FuseRopeAppend(), before(value_dim=DIM - 1))
+    assert_equal(after, before(value_dim=DIM - 1))
+    assert log.records[0].reason == "heads of k and v differ in size"
 
 
 def test_numeric():

@@ -66,6 +66,8 @@ def _case(
         _case(8, 1, 128, "bfloat16", 0, "any", 2, 2040, 33),
         _case(4, 2, 72, "float32", 50, "any", 2, 2100, 35),
         _case(4, 2, 80, "float16", 20, "row", 3, 300, 3),
+        _case(8, 2, 64, "float32", 0, "any", 2, 30, 5, value_dim=40),
+        _case(8, 1, 72, "float16", 0, "any", 2, 150, 3, value_dim=40, shared_values=True),
         _case(14, 2, 64, "int8", 0, "any", 3, 100, 40),
         _case(4, 4, 40, "int8", 90, "row", 2, 2100, 3),
     ],
