@@ -25,8 +25,8 @@ from kernels import describe
 from limits import allocate, compiled, seconds, tensor, use_cores
 from peer import Peer
 
+from heddle.ir_passes.sparse.formats import CSR, to_balanced, to_bsr
 from heddle.ir_passes.sparse.kernels.matrix import sddmm, spmm
-from heddle.ir_passes.sparse.library import CSR, to_balanced, to_bsr
 from heddle.runtime.features import physical_cores
 from heddle.schedules.target import TargetProfile, resolve_target
 

@@ -91,7 +91,7 @@ class ModelRunner:
             )
         group = manifest.caches[0]
         pages = pool_pages(artifact, kv_bytes)
-        self.library = Library(artifact.file(LIBRARY_FILE))
+        self.code = Library(artifact.file(LIBRARY_FILE))
         self.load_report, self.weights, weights = load_weights(artifact)
         LOG.info("%s: %s", artifact.path, self.load_report)
         # After the weights: what they have taken is no longer there for the pool.
@@ -103,7 +103,7 @@ class ModelRunner:
         shape = (pages, *group.record_shape)
         self._cache = tensor(self.pool.view(storage_dtype(group.dtype)).reshape(shape))
         self._embed, self._body, self._head = (
-            Function(artifact, self.library, name, weights) for name in ("embed", "body", "head")
+            Function(artifact, self.code, name, weights) for name in ("embed", "body", "head")
         )
         self.layout = manifest.plan.layout()
         sharing = manifest.model.num_heads // manifest.model.num_kv_heads
@@ -120,7 +120,7 @@ class ModelRunner:
         self._tokens = Buffer(manifest.plan.max_tokens)
         self._positions = Buffer(manifest.plan.max_tokens)
         self._rows = Buffer(manifest.plan.max_tokens)
-        self._builder = plan_builder(self.layout, self.library, self._plan.array, self._positions.array)
+        self._builder = plan_builder(self.layout, self.code, self._plan.array, self._positions.array)
         most = self._head.instances[-1][0]
         self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()

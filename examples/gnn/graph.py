@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from heddle.ir_passes.sparse.library import CSR, group_arrays
+from heddle.ir_passes.sparse.formats import CSR, group_arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from heddle.ir_passes.dialect import add, grouped_matmul, linear, relu, spmm
-from heddle.ir_passes.sparse.library import CSR, to_balanced
+from heddle.ir_passes.sparse.formats import CSR, to_balanced
 from heddle.schedules.compat import TensorType, ir, nn, relax, tirx
 
 from .graph import Graph, adjacency, mean, messages, normalized

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.limits import seconds, use_cores
 from benchmarks.peer import Peer
-from heddle.ir_passes.sparse.library import CSR
+from heddle.ir_passes.sparse.formats import CSR
 from heddle.runtime.features import physical_cores
 
 from .graph import Graph, adjacency, mean, normalized, power_law, relation_matrices

@@ -13,9 +13,9 @@ import numpy as np
 from ...schedules.compat import nn, relax, tirx
 from ...schedules.registry import KERNELS, Tolerance
 from ..sparse.errors import FormatError
+from ..sparse.formats import MATRIX_FORMATS, grouped
+from ..sparse.formats.types import check_length, check_tensor, check_types
 from ..sparse.kernels.matrix import check_combine
-from ..sparse.library import MATRIX_FORMATS, grouped
-from ..sparse.library.types import check_length, check_tensor, check_types
 from .registry import (
     Expr,
     Sample,

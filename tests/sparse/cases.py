@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from heddle.ir_passes.sparse.format import Format
+from heddle.ir_passes.sparse.formats import CSR, LIBRARY, MATRIX_FORMATS, Operand
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, LIBRARY, MATRIX_FORMATS, Operand
 from heddle.ir_passes.sparse.tensor import Tensor
 from heddle.schedules.compat import tirx
 from tests.sparse.tools import build, call

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from heddle.ir_passes.sparse.format import Format
+from heddle.ir_passes.sparse.formats import csc, csr
+from heddle.ir_passes.sparse.formats.draw import library_page
+from heddle.ir_passes.sparse.formats.paged import draw_plan, paged
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import csc, csr
-from heddle.ir_passes.sparse.library.draw import library_page
-from heddle.ir_passes.sparse.library.paged import draw_plan, paged
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.lowering.fills import add_fills
 from heddle.ir_passes.sparse.tensor import Tensor

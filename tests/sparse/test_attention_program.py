@@ -24,7 +24,7 @@ from heddle.ir_passes.sparse.attention.spec import AttentionSpec
 from heddle.ir_passes.sparse.attention.variant import variant
 from heddle.ir_passes.sparse.expr import substitute
 from heddle.ir_passes.sparse.format import Format
-from heddle.ir_passes.sparse.library import CSR, LIBRARY, MATRIX_FORMATS, Operand, to_csr
+from heddle.ir_passes.sparse.formats import CSR, LIBRARY, MATRIX_FORMATS, Operand, to_csr
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from heddle.runtime.plans import PlanSequence
 from heddle.schedules.compat import T, tirx, tvm

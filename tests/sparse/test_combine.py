@@ -10,9 +10,9 @@ import pytest
 
 from heddle.ir_passes.dialect import spmm as spmm_of_tensors
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, MATRIX_FORMATS
 from heddle.ir_passes.sparse.kernels.matrix import convert, spmm
 from heddle.ir_passes.sparse.kernels.programs import spmm_extreme
-from heddle.ir_passes.sparse.library import CSR, MATRIX_FORMATS
 from heddle.schedules.compat import tirx, tvm
 from heddle.schedules.target import resolve_target
 

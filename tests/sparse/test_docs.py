@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 
 from heddle.ir_passes.sparse.errors import FormatError
-from heddle.ir_passes.sparse.library import CSR, EXAMPLE, MATRIX_FORMATS, check_arrays, to_csr, to_ell
-from heddle.ir_passes.sparse.library.draw import example
+from heddle.ir_passes.sparse.formats import CSR, EXAMPLE, MATRIX_FORMATS, check_arrays, to_csr, to_ell
+from heddle.ir_passes.sparse.formats.draw import example
 from heddle.runtime.plans import PAGE
 
 from .cases import matrices

@@ -11,8 +11,8 @@ import pytest
 from heddle.ir_passes.sparse.axes import DenseFixed, DenseVariable, SparseFixed, SparseVariable
 from heddle.ir_passes.sparse.errors import SparseError
 from heddle.ir_passes.sparse.format import Format
+from heddle.ir_passes.sparse.formats import csr, grouped
 from heddle.ir_passes.sparse.iteration import Fused, Iteration, Program, coords
-from heddle.ir_passes.sparse.library import csr, grouped
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.decompose import decompose
 from heddle.ir_passes.sparse.rewrites.elide_masks import elide_masks

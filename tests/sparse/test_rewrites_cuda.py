@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, csr, hyb, to_csr, to_hyb
 from heddle.ir_passes.sparse.iteration import Program
-from heddle.ir_passes.sparse.library import CSR, csr, hyb, to_csr, to_hyb
 from heddle.ir_passes.sparse.lowering import decompose_inits, lower
 from heddle.ir_passes.sparse.lowering.fuse_horizontal import fuse_horizontal
 from heddle.ir_passes.sparse.lowering.kinds import PARALLEL, set_kinds

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
-from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import (
+from heddle.ir_passes.sparse.formats import (
     COMPOSITIONS,
     CSR,
     csr,
@@ -18,6 +17,7 @@ from heddle.ir_passes.sparse.library import (
     to_dense_and_outliers,
     to_hyb,
 )
+from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
 from heddle.ir_passes.sparse.rewrites.decompose import decompose
 from heddle.ir_passes.sparse.rewrites.reorder import reorder
 from heddle.ir_passes.sparse.tensor import Tensor

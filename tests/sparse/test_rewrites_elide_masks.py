@@ -8,8 +8,8 @@ import pytest
 from heddle.ir_passes.passes import PassLog
 from heddle.ir_passes.sparse.axes import DenseFixed, index
 from heddle.ir_passes.sparse.format import Format
+from heddle.ir_passes.sparse.formats import CSR, band, ell, to_ell
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, band, ell, to_ell
 from heddle.ir_passes.sparse.rewrites.elide_masks import always_valid, elide_masks
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from heddle.ir_passes.sparse.tensor import Tensor

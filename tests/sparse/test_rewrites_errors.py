@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import csr
 from heddle.ir_passes.sparse.iteration import Fused, Iteration, Program, coords
-from heddle.ir_passes.sparse.library import csr
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.tensor import Tensor
 from tests.sparse.rewrite_programs import variables

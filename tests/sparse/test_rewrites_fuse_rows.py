@@ -9,8 +9,8 @@ import pytest
 
 from heddle.ir_passes.sparse.axes import index
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, coo, csr, ell, to_csr, to_ell
 from heddle.ir_passes.sparse.iteration import Fused, Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, coo, csr, ell, to_csr, to_ell
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from heddle.ir_passes.sparse.tensor import Tensor

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from heddle.ir_passes.sparse.formats import balanced, band, bsr, csr, dense, hyb
 from heddle.ir_passes.sparse.iteration import Program
-from heddle.ir_passes.sparse.library import balanced, band, bsr, csr, dense, hyb
 from heddle.ir_passes.sparse.rewrites.decompose import decompose
 from heddle.ir_passes.sparse.rewrites.elide_masks import elide_masks
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows

@@ -7,7 +7,7 @@ import pytest
 
 from heddle.ir_passes.sparse.axes import DenseFixed, SparseVariable
 from heddle.ir_passes.sparse.format import Format
-from heddle.ir_passes.sparse.library import CSR, to_csr
+from heddle.ir_passes.sparse.formats import CSR, to_csr
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from tests.sparse.rewrite_programs import STEPS, attention, normal, softmax_attention, variables

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, band, bsr, csc, csr, dcsr, ell, to_bsr, to_csc, to_csr, to_dcsr
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, band, bsr, csc, csr, dcsr, ell, to_bsr, to_csc, to_csr, to_dcsr
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.tensor import Tensor
 from heddle.schedules.compat import T

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, coo, csc, csr, hyb, to_coo, to_csc, to_csr, to_hyb
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, coo, csc, csr, hyb, to_coo, to_csc, to_csr, to_hyb
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.decompose import decompose
 from heddle.ir_passes.sparse.rewrites.reorder import reorder

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import bsr, csr, to_bsr
 from heddle.ir_passes.sparse.iteration import Fused, Iteration, coords
-from heddle.ir_passes.sparse.library import bsr, csr, to_bsr
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from heddle.ir_passes.sparse.rewrites.reorder import reorder
 from tests.sparse.rewrite_programs import STEPS, assert_same_lowering, attention, normal, spmm, variables

@@ -8,9 +8,9 @@ import pytest
 from heddle.ir_passes.sparse.axes import DenseFixed, DenseVariable
 from heddle.ir_passes.sparse.errors import SparseError
 from heddle.ir_passes.sparse.format import Format
+from heddle.ir_passes.sparse.formats import CSR, balanced, csr, dcsr, dense, ell, to_csr, to_dcsr, to_ell
+from heddle.ir_passes.sparse.formats.work import item_rows
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, balanced, csr, dcsr, dense, ell, to_csr, to_dcsr, to_ell
-from heddle.ir_passes.sparse.library.work import item_rows
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.fuse_rows import fuse_rows
 from heddle.ir_passes.sparse.rewrites.rewalk import rewalk

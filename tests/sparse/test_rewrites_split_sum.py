@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, csc, csr, to_csc, to_csr
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, csc, csr, to_csc, to_csr
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.split_sum import split_sum
 from heddle.ir_passes.sparse.tensor import Tensor

@@ -9,8 +9,8 @@ import pytest
 
 from heddle.ir_passes.sparse.axes import index
 from heddle.ir_passes.sparse.errors import SparseError
+from heddle.ir_passes.sparse.formats import CSR, band, bsr, ell, to_bsr
 from heddle.ir_passes.sparse.iteration import Iteration, Program, coords
-from heddle.ir_passes.sparse.library import CSR, band, bsr, ell, to_bsr
 from heddle.ir_passes.sparse.lowering import lower
 from heddle.ir_passes.sparse.rewrites.elide_masks import elide_masks
 from heddle.ir_passes.sparse.tensor import Tensor

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from heddle.ir_passes.sparse.formats import CSR
 from heddle.ir_passes.sparse.iteration import Program
-from heddle.ir_passes.sparse.library import CSR
 from heddle.ir_passes.sparse.lowering import decompose_inits, lower
 from heddle.schedules.compat import s_tir, tvm
 

@@ -9,7 +9,7 @@ import numpy as np
 from ....schedules.compat import PrimFunc, s_tir, tirx
 from ....schedules.registry import Case, Cost, Tolerance, kernel
 from ....schedules.target import TargetProfile
-from ..library import group_arrays, grouped
+from ..formats import group_arrays, grouped
 from ..lowering import lower
 from .programs import grouped_matmul as program
 from .schedules import finish_schedule, schedule_groups

@@ -12,8 +12,8 @@ from ....schedules.registry import Case, Cost, Tolerance, kernel
 from ....schedules.target import TargetProfile
 from ....schedules.vector import LANES
 from ..errors import SparseError
-from ..library import CSR, MATRIX_FORMATS, Operand
-from ..library.semantics import bind, entries
+from ..formats import CSR, MATRIX_FORMATS, Operand
+from ..formats.semantics import bind, entries
 from ..lowering import lower
 from .programs import ROW_WISE, spmm_extreme
 from .programs import sddmm as sddmm_program

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heddle.ir_passes.sparse.errors import FormatError
-from heddle.ir_passes.sparse.library import CSR, LIBRARY, check_arrays
+from heddle.ir_passes.sparse.formats import CSR, LIBRARY, check_arrays
 
 from .cases import matrices, members, sddmm, spmm
 

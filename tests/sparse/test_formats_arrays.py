@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from heddle.ir_passes.sparse.axes import DenseFixed, buffer, index
 from heddle.ir_passes.sparse.errors import FormatError
 from heddle.ir_passes.sparse.format import Format
-from heddle.ir_passes.sparse.library import CSR, EXAMPLE, LIBRARY, MATRIX_FORMATS, Operand, check_arrays, csr, to_band
-from heddle.ir_passes.sparse.library.semantics import bind, entries
+from heddle.ir_passes.sparse.formats import CSR, EXAMPLE, LIBRARY, MATRIX_FORMATS, Operand, check_arrays, csr, to_band
+from heddle.ir_passes.sparse.formats.semantics import bind, entries
 from heddle.schedules.compat import tirx
 
 from .cases import matrices, members, spmm

@@ -1,4 +1,4 @@
-"""Conversions into the formats of the library, and what they refuse (their kernels: test_library_kernels)."""
+"""Conversions into the formats of the library, and what they refuse (their kernels: test_formats_kernels)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heddle.ir_passes.sparse.errors import FormatError
-from heddle.ir_passes.sparse.library import CSR, group_arrays, to_band, to_bsr, to_ell, to_hyb
+from heddle.ir_passes.sparse.formats import CSR, group_arrays, to_band, to_bsr, to_ell, to_hyb
 from tests.sparse.cases import matrices, members
 
 
