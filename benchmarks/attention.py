@@ -8,25 +8,21 @@ A kernel's bound is the longer of its bytes at the memory's rate and its operati
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import json
 import os
 import statistics
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
-from kernels import describe
+import report
 from limits import allocate, multiplier, readers, seconds, use_cores
 from paged import CACHE_BYTES, MODELS, Batch, prepare
 
-from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import Division
 from heddle.schedules.registry import KERNELS
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +92,15 @@ def measure(name: str, step: Step, dtype: str, target: TargetProfile, threads: i
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=5)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen2.5-0.5b", "llama-3.1-8b"])
     parser.add_argument(
         "--steps", nargs="+", choices=["decode", "prefill", "chunk"], default=["decode", "prefill", "chunk"]
     )
     parser.add_argument("--dtypes", nargs="+", default=["float16"])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     use_cores(options.threads)
-    target = resolve_target(options.target)
-    about = describe() | {"target": target.name, "threads": str(options.threads)}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    target, about = report.heading(options)
     print(
         f"{'model':14} {'step':8} {'seqs':>4} {'start':>6} {'new':>5} {'dtype':>9} {'us':>9} {'GB/s':>6} {'GFLOP/s':>8}"
         f" {'read':>6} {'fma':>5}  of limit"
@@ -120,14 +110,13 @@ def main() -> None:
         if step.name not in options.steps:
             continue
         r = measure(name, step, dtype, target, options.threads, options.rounds)
-        results.append(dataclasses.asdict(r))
+        results.append(r)
         print(
             f"{r.model:14} {r.step:8} {r.seqs:4} {r.start:6} {r.new:5} {r.dtype:>9} {r.microseconds:9.1f}"
             f" {r.gigabytes:6.1f} {r.gigaflops:8.0f} {r.read_limit:6.1f} {r.fma_limit:5.0f}  {r.of_limit:6.0%}",
             flush=True,
         )
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

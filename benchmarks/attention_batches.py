@@ -7,23 +7,19 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import os
 import statistics
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
-from kernels import describe
+import report
 from limits import seconds, use_cores
 from paged import MODELS, Batch, prepare
 
-from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import Division
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 
 LENGTHS = [8192, 7168, 6144, 5120, 4096, 2048, 1024, 512]  # of the skewed batch
 PREFIX, REQUESTS, OWN = 4096, 16, 64
@@ -61,18 +57,12 @@ def compare(
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=15)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--dtypes", nargs="+", default=["float16", "int8"])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     use_cores(options.threads)
-    target = resolve_target(options.target)
-    about = describe() | {"target": target.name, "threads": str(options.threads)}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    target, about = report.heading(options)
     division = Division(options.threads)
     skewed = Batch([length - 1 for length in LENGTHS])
     equal = Batch([sum(LENGTHS) // len(LENGTHS) - 1] * len(LENGTHS))
@@ -88,13 +78,12 @@ def main() -> None:
         for dtype in options.dtypes:
             for what, batches in cases.items():
                 r = compare(model, dtype, what, batches, target, options.rounds)
-                results.append(dataclasses.asdict(r))
+                results.append(r)
                 print(
                     f"{model:14} {dtype:>8} {what:16} {r.microseconds:10.1f} {r.other_microseconds:10.1f} {r.ratio:12.2f}",
                     flush=True,
                 )
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

@@ -9,29 +9,25 @@ The minimal kernels are checked against NumPy first, on short sequences.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
-from kernels import describe
+import report
 from limits import compiled, seconds, tensor, use_cores
 from minimal_decode import float_kernel, int8_kernel
 from minimal_inputs import Inputs, float_inputs, int8_inputs
 from paged import MODELS, Batch, Heads, aligned, prepare
 
-from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import Division
 from heddle.schedules.dot import VNNI
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 
 MOST_BYTES = 1.2e9
 TOLERANCES = {"float32": 1e-5, "float16": 1e-5, "int8": 2e-2}  # int8: the weights are rounded to 8 bits
@@ -103,20 +99,14 @@ def kv_bytes(heads: Heads, dtype: str, tokens: int) -> int:
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=15)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen2.5-0.5b", "llama-3.1-8b"])
     parser.add_argument("--dtypes", nargs="+", choices=TOLERANCES, default=list(TOLERANCES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 32768])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     use_cores(options.threads)
-    target = resolve_target(options.target)
-    about = describe() | {"target": target.name, "threads": str(options.threads)}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    target, about = report.heading(options)
     if target.vector_bits < 512:
         raise SystemExit(f"nothing to compare with: the minimal kernels need AVX-512, which {target.name} has not")
     dtypes = [d for d in options.dtypes if d != "int8" or VNNI in target.features]
@@ -134,14 +124,13 @@ def main() -> None:
                     if kv_bytes(heads, dtype, batch * tokens) > MOST_BYTES:
                         continue
                     r = measure(model, dtype, batch, tokens, kernel, target, options.threads, options.rounds)
-                    results.append(dataclasses.asdict(r))
+                    results.append(r)
                     print(
                         f"{r.model:14} {r.dtype:>8} {r.batch:5} {r.tokens:6} {r.microseconds:10.1f} {r.minimal_microseconds:10.1f}"
                         f" {r.speed:6.2f}x",
                         flush=True,
                     )
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

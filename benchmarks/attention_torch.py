@@ -7,25 +7,22 @@ torch runs in a process of its own with as many threads.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import os
 import statistics
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
-from kernels import describe
+import report
 from limits import seconds, use_cores
 from paged import MODELS, Batch, prepare
 from peer import Peer
 
 from heddle.runtime.features import physical_cores
 from heddle.runtime.plans import Division
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 
 STEPS = {"decode 4k": (4095, 1), "decode 32k": (32767, 1), "prefill 512": (0, 512), "prefill 2k": (0, 2048)}
 
@@ -71,33 +68,26 @@ def measure(model: str, step: str, peer: Peer, target: TargetProfile, threads: i
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=9)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen2.5-0.5b", "llama-3.1-8b"])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cores = physical_cores()
-    target = resolve_target(options.target)
     with Peer(options.threads, cores) as peer:
         use_cores(options.threads)
-        about = describe() | {"target": target.name, "threads": str(options.threads)}
-        print("\n".join(f"{key}: {value}" for key, value in about.items()))
+        target, about = report.heading(options)
         print(f"{'model':14} {'step':12} {'us':>10} {'torch us':>10} {'speed':>7}  largest difference")
         results = []
         for model in options.models:
             for step in options.steps:
                 r = measure(model, step, peer, target, options.threads, options.rounds)
-                results.append(dataclasses.asdict(r))
+                results.append(r)
                 print(
                     f"{r.model:14} {r.step:12} {r.microseconds:10.1f} {r.torch_microseconds:10.1f} {r.speed:6.2f}x"
                     f"  {r.difference:.1e}",
                     flush=True,
                 )
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

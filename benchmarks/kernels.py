@@ -9,29 +9,23 @@ time.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
+import report
 from limits import allocate, compiled, multiplier, readers, seconds, tensor, use_cores
 
-from heddle.runtime.features import physical_cores
 from heddle.schedules.catalog import linear, row_tile
 from heddle.schedules.cpu.linear_spec import LinearSpec
 from heddle.schedules.cpu.reference import itemsize
 from heddle.schedules.registry import KERNELS
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 from heddle.schedules.vector import storage
 
 
@@ -126,37 +120,17 @@ def measure(shape: Shape, rows: str, n: int, dtype: str, target: TargetProfile, 
     return Result(shape.name, rows, n, dtype, time * 1e6, *rates, read, fma, statistics.median(bounds))
 
 
-def describe() -> dict[str, str]:
-    """Machine, commit and command of this run."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    here, command = Path(__file__).parent, ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "machine": f"{(names or [platform.processor()])[0]}, {os.cpu_count()} CPUs, Linux {platform.release()}",
-        "commit": commit or "none",
-        "command": " ".join(["python", *sys.argv]),
-    }
-
-
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=7)
     parser.add_argument("--model", choices=MODELS, default="qwen2.5-0.5b")
     parser.add_argument("--shapes", nargs="+", default=["qkv", "o", "gate_up", "down", "head"])
     parser.add_argument("--rows", nargs="+", default=["1", "4", "8", "n"], help="row classes")
     parser.add_argument("--tokens", type=int, default=512, help="rows in class n")
     parser.add_argument("--dtypes", nargs="+", default=["float16"])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     use_cores(options.threads)
-    target = resolve_target(options.target)
-    about = describe() | {"target": target.name, "threads": str(options.threads), "model": options.model}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    target, about = report.heading(options, model=options.model)
     print("shape    rows     n     dtype        us   GB/s  GFLOP/s   read   fma  of limit")
     results = []
     for dtype, rows, shape in itertools.product(options.dtypes, options.rows, MODELS[options.model]):
@@ -164,11 +138,10 @@ def main() -> None:
             continue  # the head runs over few rows
         n = options.tokens if rows == "n" else int(rows)
         r = measure(shape, rows, n, dtype, target, options.threads, options.rounds)
-        results.append(dataclasses.asdict(r))
+        results.append(r)
         row = f"{r.shape:8} {r.rows:>4} {r.n:5} {r.dtype:>9} {r.microseconds:9.1f} {r.gigabytes:6.1f}"
         print(f"{row} {r.gigaflops:8.0f} {r.read_limit:6.1f} {r.fma_limit:5.0f}  {r.of_limit:6.0%}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

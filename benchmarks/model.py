@@ -225,7 +225,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["TVM_NUM_THREADS"] = str(args.threads)
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from benchmarks.kernels import describe
+    from benchmarks.report import describe
 
     with tempfile.TemporaryDirectory(dir=args.keep) as scratch:
         artifact, compiled = measure_compile(MODELS[args.model], args.keep or Path(scratch), args.dtype)

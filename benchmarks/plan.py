@@ -5,23 +5,19 @@ python benchmarks/plan.py
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from kernels import describe
+import report
 from limits import compiled
 
 from heddle.runtime.plans import PAGE, Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from heddle.runtime.tvm import empty, tensor
 from heddle.schedules.catalog import build_plan
-from heddle.schedules.target import resolve_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +60,10 @@ def median(call: Callable[[], object], rounds: int) -> float:
 
 
 def main() -> None:
-    """Plan every step by both builders, in turns; print a table and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=2, help="threads that the plan divides the work among")
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    args = parser.parse_args()
-    target = resolve_target("native")
+    """Plan every step by both builders, in turns; print the table, and write it as JSON where asked."""
+    parser = report.parser(__doc__, rounds=300)
+    options = parser.parse_args()
+    target, about = report.heading(options)
     layout = PlanLayout.of(1024, 64, heads=32, kv_heads=8)
     arrays = StepArrays.around(layout, empty((layout.size(1 << 16),), "int32"), empty)
     kernel = compiled(build_plan(**dataclasses.asdict(layout), target=target), target)
@@ -79,18 +72,16 @@ def main() -> None:
     results = []
     print(f"{'step':24}{'sequences':>10}{'tokens':>8}{'rows':>6}{'compiled us':>13}{'NumPy us':>10}")
     for step in STEPS:
-        sequences, division = step.sequences(), Division(args.workers)
+        sequences, division = step.sequences(), Division(options.threads)
         few = step.new * step.seqs <= 4
         builds = [functools.partial(b.build, sequences, rows_only=few, division=division) for b in (fast, slow)]
         times = [
-            median(build, rounds) * 1e6 for build, rounds in zip(builds, (args.rounds, args.rounds // 10), strict=True)
+            median(build, rounds) * 1e6
+            for build, rounds in zip(builds, (options.rounds, options.rounds // 10), strict=True)
         ]
         results.append(dataclasses.asdict(step) | {"compiled_us": times[0], "numpy_us": times[1]})
         print(f"{step.name:24}{step.seqs:10}{step.start + step.new:8}{step.new:6}{times[0]:13.1f}{times[1]:10.1f}")
-    report = {**describe(), "results": results}
-    print(json.dumps(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,24 @@ Rounds alternate between ours and each peer; times are medians, ratios medians o
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import numpy as np
-from kernels import describe
+import report
 from limits import allocate, compiled, seconds, tensor, use_cores
 from peer import Peer
 
 from heddle.ir_passes.sparse.formats import CSR, to_balanced, to_bsr
 from heddle.ir_passes.sparse.kernels.matrix import sddmm, spmm
 from heddle.runtime.features import physical_cores
-from heddle.schedules.target import TargetProfile, resolve_target
+from heddle.schedules.target import TargetProfile
 
 SIDE, DEGREE, BLOCK, BLOCK_SIDE, BLOCK_DENSITY = 20_000, 32, 32, 4096, 0.1
 ITEMS_PER_THREAD = 8
@@ -182,18 +179,12 @@ def measure_sddmm(kind: str, width: int, target: TargetProfile, threads: int, pe
 
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
+    parser = report.parser(__doc__, rounds=9)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cores = physical_cores()
     use_cores(options.threads)
-    target = resolve_target(options.target)
-    about = describe() | {"target": target.name, "threads": str(options.threads)}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    target, about = report.heading(options)
     results = []
     with Peer(options.threads, cores) as peer:
         for width in options.widths:
@@ -205,9 +196,7 @@ def main() -> None:
     for r in results:
         peers = "  ".join(f"{label} {ms:.2f} ({ratio:.2f})" for label, (ms, ratio) in r.peers.items())
         print(f"{r.name:8} {r.matrix:14} {r.width:5} {r.milliseconds:7.2f} {r.gigaflops:8.0f}  {peers}")
-    if options.json:
-        rows = [dataclasses.asdict(r) for r in results]
-        options.json.write_text(json.dumps({"about": about, "results": rows}, indent=1) + "\n")
+    report.write(options, about, results)
 
 
 if __name__ == "__main__":
