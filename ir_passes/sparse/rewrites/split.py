@@ -44,7 +44,7 @@ class Split(Format):
 def split_rows(fmt: Format, items: Value, name: str, level: str = "W") -> Format:
     """The first level dealt to `items` work items, item w taking positions bounds[w] to bounds[w + 1] (int32 [items + 1]).
 
-    `library.work.item_rows` computes bounds of about equal cost. The new array comes first among those of the format.
+    `formats.work.item_rows` computes bounds of about equal cost. The new array comes first among those of the format.
     """
     rows = fmt.levels[0]
     dealt: DenseVariable
