@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .arrays import check_arrays
 from .blocked import band, bsr, to_band, to_bsr
+from .cascade import cascade, to_cascade
 from .compressed import coo, csc, csr, dcsr, to_coo, to_csc, to_csr, to_dcsr
 from .dense import dense, outliers, to_dense_and_outliers, to_dense_format
 from .operand import CSR, Operand
@@ -23,6 +24,7 @@ __all__ = [
     "balanced",
     "band",
     "bsr",
+    "cascade",
     "check_arrays",
     "coo",
     "csc",
@@ -38,6 +40,7 @@ __all__ = [
     "to_balanced",
     "to_band",
     "to_bsr",
+    "to_cascade",
     "to_coo",
     "to_csc",
     "to_csr",

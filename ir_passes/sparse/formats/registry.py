@@ -15,6 +15,7 @@ from ..axes import Value
 from ..format import Format
 from .arrays import check_arrays
 from .blocked import band, bsr, to_band, to_bsr
+from .cascade import cascade, to_cascade
 from .compressed import coo, csc, csr, dcsr, to_coo, to_csc, to_csr, to_dcsr
 from .dense import dense, outliers, to_dense_and_outliers, to_dense_format
 from .operand import CSR, Operand
@@ -120,6 +121,11 @@ COMPOSITIONS: dict[str, Composition] = {
             symbolic=lambda m, n, **_: outliers(m, n, *_variables("nnz")),
             convert=lambda a, threshold: to_dense_and_outliers(a.to_dense(), threshold),
             params={"threshold": 4},
+        ),
+        Composition(
+            factory=cascade,
+            symbolic=lambda m, n: cascade(m, n, *_variables("columns rows nnz")),
+            convert=to_cascade,
         ),
     )
 }
