@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .runtime.engine import Engine
 from .runtime.errors import RequestError
 from .runtime.model import ModelRunner
 from .runtime.outputs import RequestOutput, StepOutput
-from .runtime.request import Request, pages_for
+from .runtime.request import Receiver, Request, pages_for
 from .runtime.sampling import SamplingParams, check_keywords
 from .runtime.stats import EngineStats
 from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError
@@ -70,7 +70,7 @@ class LLM:
                 "leave quant out; dtype='float16' or 'bfloat16' stores the weights in two bytes",
             )
         fixed = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
-        self.artifact = _artifact(Path(path), fixed, random_weights, verify, progress)
+        self.artifact = find_artifact(Path(path), fixed, random_weights, verify, progress)
         self.tokenizer = Tokenizer.load(self.artifact.path) if self.artifact.file(TOKENIZER_FILE).is_file() else None
         pool = _pool_bytes(self.artifact, kv_memory, context_length)
         self.runner = ModelRunner(self.artifact, kv_bytes=pool, threads=threads)
@@ -120,7 +120,7 @@ class LLM:
         several = bool(messages) and not isinstance(messages[0], Mapping)
         conversations: list[Any] = list(messages) if several else [messages]
         params = params_list(sampling_params, len(conversations))
-        tokenizer = self._needed_tokenizer()
+        tokenizer = self.needed_tokenizer()
         texts = [tokenizer.apply_chat_template(c, **template_variables) for c in conversations]
         return self._complete([self._prepare(t, p, False) for t, p in zip(texts, params, strict=True)], progress)
 
@@ -141,22 +141,39 @@ class LLM:
             isinstance(ids, (str, bytes, int, np.integer)) for ids in token_ids
         ):
             raise RequestError("forward takes a list of lists of token ids", fix="encode texts by llm.tokenizer.encode")
-        requests = []
+        requests: list[Request] = []
+        logits: list[np.ndarray] = []
+
+        def receiver(i: int) -> Receiver:
+            def receive(position: int, rows: np.ndarray) -> None:
+                logits[i][position : position + len(rows)] = rows
+
+            return receive
+
         for i, ids in enumerate(token_ids):
             with about(f"token_ids[{i}]"):
-                requests.append(self.engine.prepare_scoring(ids, chunk=chunk))
+                requests.append(self.engine.prepare_scoring(ids, receiver(i), chunk=chunk))
+        logits += [np.empty((request.num_prompt, self.runner.info.vocab_size), np.float32) for request in requests]
         self._complete(requests, False)
-        return [request.scores for request in requests if request.scores is not None]
+        return logits
 
-    # How requests get through the engine.
+    def stream_logits(
+        self, token_ids: Sequence[int] | np.ndarray, first: int = 0, chunk: int | None = None
+    ) -> Generator[tuple[int, np.ndarray], None, None]:
+        """The logits of one sequence from position `first` on, in pieces: (position, float32[r, vocab]), r up to `chunk`.
 
-    def _prepare(self, prompt: Prompt, params: SamplingParams | None, add_special_tokens: bool = True) -> Request:
-        if isinstance(prompt, str):
-            ids = self._needed_tokenizer().encode(prompt, add_special_tokens)
-            return self.engine.prepare(ids, params, prompt=prompt)
-        return self.engine.prepare(prompt, params)
+        The same bits as `forward` gives, without holding all of them: at 150 thousand tokens of vocabulary, 2048 positions
+        are 1.2 GB. RequestError is raised here. Closing the iterator aborts the request.
+        """
+        pieces: deque[tuple[int, np.ndarray]] = deque()
 
-    def _needed_tokenizer(self) -> Tokenizer:
+        def keep(position: int, logits: np.ndarray) -> None:
+            pieces.append((position, logits.copy()))  # another call's step may overwrite them before they are taken
+
+        return self._stream_logits(self.engine.prepare_scoring(token_ids, keep, first=first, chunk=chunk), pieces)
+
+    def needed_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; TokenizerError where the artifact has none."""
         if self.tokenizer is None:
             raise TokenizerError(
                 f"{self.artifact.path} has no {TOKENIZER_FILE}",
@@ -164,6 +181,14 @@ class LLM:
                 "pass token ids, or put the tokenizer's files next to config.json and compile again",
             )
         return self.tokenizer
+
+    # How requests get through the engine.
+
+    def _prepare(self, prompt: Prompt, params: SamplingParams | None, add_special_tokens: bool = True) -> Request:
+        if isinstance(prompt, str):
+            ids = self.needed_tokenizer().encode(prompt, add_special_tokens)
+            return self.engine.prepare(ids, params, prompt=prompt)
+        return self.engine.prepare(prompt, params)
 
     def _complete(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
         """Run `requests` to their ends. Where one fails its error is raised, and the others are aborted."""
@@ -206,6 +231,23 @@ class LLM:
         finally:
             self._forget([request])
 
+    def _stream_logits(
+        self, request: Request, pieces: deque[tuple[int, np.ndarray]]
+    ) -> Generator[tuple[int, np.ndarray], None, None]:
+        ends: list[StepOutput] = []
+        try:
+            self._sinks[self.engine.add(request)] = ends.append
+            while True:
+                while pieces:
+                    yield pieces.popleft()
+                if ends and ends[0].error is not None:
+                    raise ends[0].error
+                if ends:
+                    return
+                self._step()
+        finally:
+            self._forget([request])
+
     def _step(self) -> None:
         """One step of the engine, which may serve several calls: a stream can be open while generate() runs."""
         for step in self.engine.step():
@@ -225,14 +267,17 @@ def load(path: str | Path, **options: Any) -> LLM:
     return LLM(path, **options)
 
 
-def _artifact(
+def find_artifact(
     path: Path,
     fixed: dict[str, Any],
-    random_weights: int | None,
-    verify: str,
-    progress: Callable[[str, int, int], None] | None,
+    random_weights: int | None = None,
+    verify: str = "quick",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Artifact:
-    """The artifact at `path`, or the one compiled from the checkpoint there. `fixed` are options fixed by compiling."""
+    """The artifact at `path`, or the one compiled from the checkpoint there.
+
+    `fixed` are options fixed by compiling (None: not asked for); RequestError where an artifact was compiled with others.
+    """
     wanted = {name: value for name, value in fixed.items() if value is not None}
     if not is_artifact(path):
         from .compiler.driver import compile_model  # the compiler is needed, and installed, only here

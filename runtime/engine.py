@@ -21,7 +21,7 @@ from .errors import HeddleError, RequestError
 from .outputs import CompletionOutput, RequestMetrics, RequestOutput, StepOutput
 from .pages import PagePool
 from .plans import PlanSequence
-from .request import Request, pages_for, token_array
+from .request import Receiver, Request, pages_for, token_array
 from .sampler import NO_TOKEN, Draw, sample
 from .sampling import SamplingParams
 from .scheduler import Limits, Schedule, schedule
@@ -129,19 +129,24 @@ class Engine:
             page_tokens=self.runner.info.page_tokens,
         )
 
-    def prepare_scoring(self, token_ids: Sequence[int] | np.ndarray, *, chunk: int | None = None) -> Request:
-        """Like `prepare`, for the logits of all tokens: they are in `Request.scores`, float32[n, vocab], at the end."""
+    def prepare_scoring(
+        self, token_ids: Sequence[int] | np.ndarray, receive: Receiver, *, first: int = 0, chunk: int | None = None
+    ) -> Request:
+        """Like `prepare`, for logits: `receive` gets those of all positions from `first` on, ascending, some every step."""
         info = self.runner.info
         ids = token_array(token_ids, info.vocab_size)
         if len(ids) > self.context_length:
             raise self._too_long(len(ids), "all tokens must be in the context at once")
+        if not 0 <= first < len(ids):
+            raise RequestError(f"logits are wanted from position {first} on; the positions are 0 to {len(ids) - 1}")
         self._check_pages(len(ids), f"{len(ids)} tokens")
         return Request(
             self._new_id(None),
             ids,
             max_length=len(ids),
             chunk=self._chunk if chunk is None else self._checked_chunk(chunk),
-            scores=np.empty((len(ids), info.vocab_size), np.float32),
+            receive=receive,
+            first=first,
             page_tokens=info.page_tokens,
         )
 
@@ -266,17 +271,19 @@ class Engine:
         """Hand the results over to the requests."""
         outputs, first = [], 0
         for request, start, rows in served:
-            request.computed += rows
             wanted = _wanted(request, start, rows)
-            if request.scores is not None:
-                request.scores[start : start + rows] = logits[first : first + rows]
-                if request.pending == 0:
-                    outputs.append(StepOutput(request.request_id, output=self._finish(request, [])))
-            elif wanted:
-                try:
+            request.computed += rows
+            try:
+                if request.receive is not None:
+                    if wanted:
+                        request.receive(start + rows - wanted, logits[first : first + wanted])
+                        request.scored = start + rows
+                    if request.pending == 0:
+                        outputs.append(StepOutput(request.request_id, output=self._finish(request, [])))
+                elif wanted:
                     outputs.append(self._accept(request, tokens[request]))
-                except Exception as error:  # whatever is wrong with this request, the others go on
-                    outputs.append(self._fail(request, error))
+            except Exception as error:  # whatever is wrong with this request, the others go on
+                outputs.append(self._fail(request, error))
             first += wanted
         return outputs
 
@@ -367,7 +374,7 @@ class Engine:
 
 
 def _wanted(request: Request, start: int, rows: int) -> int:
-    """How many of the served rows need logits: all when scoring, the last when it is the end of the sequence."""
-    if request.scores is not None:
-        return rows
+    """How many of the last served rows need logits: what scoring asks for, or one at the end of the sequence."""
+    if request.receive is not None:
+        return max(0, min(rows, start + rows - request.scored))
     return int(start + rows == request.num_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from .detokenize import Detokenizer
 from .errors import RequestError
 from .plans import PAGE
 from .sampling import SamplingParams
+
+Receiver = Callable[[int, np.ndarray], None]
+"""Takes a position and the logits float32[r, vocab] of it and the r - 1 next ones; they may be overwritten after the call."""
 
 
 def pages_for(tokens: int, page_tokens: int = PAGE) -> int:
@@ -40,7 +43,7 @@ def token_array(token_ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.nd
 
 
 class Request:
-    """One sequence. Generates with `params`, or (with `scores` instead) collects the logits of every prompt token.
+    """One sequence. Generates with `params`, or (with `receive` instead) hands out logits of prompt tokens.
 
     The tokens stand in one buffer, prompt first. The keys and values of the first `computed` of them are in the cache,
     in `pages`; the others are pending. Prefill, decode and recomputation after a preemption are all "serve pending
@@ -57,7 +60,8 @@ class Request:
         params: SamplingParams | None = None,
         seed: int = 0,
         prompt: str | None = None,
-        scores: np.ndarray | None = None,
+        receive: Receiver | None = None,
+        first: int = 0,
         detokenizer: Detokenizer | None = None,
         end_ids: frozenset[int] = frozenset(),
         page_tokens: int = PAGE,
@@ -67,7 +71,8 @@ class Request:
         self.params = params
         self.seed = seed
         self.chunk = chunk
-        self.scores = scores
+        self.receive = receive
+        self.scored = first  # the next position whose logits are wanted; none comes twice, preempted or not
         self.detokenizer = detokenizer
         self.end_ids = end_ids
         self.max_length = max_length

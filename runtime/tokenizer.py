@@ -73,6 +73,11 @@ class Tokenizer:
         """Ids of tokens that are not text, such as `<|im_end|>`."""
         return self._special_ids
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids by token, added tokens included. Tokens stand as tokenizer.json spells them."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, framed by the special tokens that the model expects around a text.
 

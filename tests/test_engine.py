@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from heddle.runtime.engine import Engine
 from heddle.runtime.errors import HeddleError, RequestError
 from heddle.runtime.outputs import CompletionOutput, RequestOutput, StepOutput
+from heddle.runtime.request import Receiver
 from heddle.runtime.sampler import Draw, sample
 from heddle.runtime.sampling import SamplingParams
 
@@ -59,6 +60,17 @@ def completion(engine: Engine, prompt: list[int], params: SamplingParams) -> Com
     return finish(engine)[name].outputs[0]
 
 
+def collect(pieces: list[np.ndarray]) -> Receiver:
+    """Puts logits behind `pieces`, which hold those of all positions before; none may come twice or be left out."""
+
+    def receive(position: int, logits: np.ndarray) -> None:
+        assert position == sum(map(len, pieces))
+        assert len(logits)
+        pieces.append(logits.copy())
+
+    return receive
+
+
 params_of_all_kinds = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.7, 1.3]),
@@ -86,26 +98,43 @@ def test_any_mixture_gives_the_tokens_of_each_request_alone(
     engine = Engine(NullRunner(max_tokens=max_tokens, max_seqs=max_seqs, num_pages=num_pages))
     arrivals = sorted(arrivals, key=lambda a: a[0])
     done: dict[str, RequestOutput] = {}
-    scoring = []
+    scores: dict[str, list[np.ndarray]] = {}
     names: list[str] = []
     step = 0
     while len(names) < len(arrivals) or engine.has_work:
         while len(names) < len(arrivals) and arrivals[len(names)][0] <= step:
             _, prompt, params, chunk = arrivals[len(names)]
             names.append(engine.add_request(prompt, params, chunk=chunk))
-            scoring.append(engine.prepare_scoring(prompt, chunk=chunk))
-            engine.add(scoring[-1])
+            first = len(prompt) * len(names) // (len(arrivals) + 1)
+            scores[names[-1]] = [history_logits(np.array(prompt), 97)[:first]]
+            engine.add(engine.prepare_scoring(prompt, collect(scores[names[-1]]), first=first, chunk=chunk))
         for out in engine.step():
             if out.output is not None:
                 done[out.request_id] = out.output
         engine.check_integrity()
         step += 1
-    for name, (_, prompt, params, _), scored in zip(names, arrivals, scoring, strict=True):
+    for name, (_, prompt, params, _) in zip(names, arrivals, strict=True):
         completion = done[name].outputs[0]
         assert list(completion.token_ids) == expected_tokens(prompt, params, len(prompt) + (params.max_tokens or 0))
         assert completion.finish_reason == "length"
-        assert scored.scores is not None
-        assert np.array_equal(scored.scores, history_logits(np.array(prompt), 97))
+        assert np.array_equal(np.concatenate(scores[name]), history_logits(np.array(prompt), 97))
+
+
+def test_a_receiver_that_fails_fails_its_request_alone() -> None:
+    engine = Engine(NullRunner())
+
+    def receive(position: int, logits: np.ndarray) -> None:
+        raise OSError("the disk is full")
+
+    pieces: list[np.ndarray] = []
+    good = engine.add(engine.prepare_scoring([1, 2, 3], collect(pieces)))
+    bad = engine.add(engine.prepare_scoring([4, 5], receive))
+    steps = {step.request_id: step for step in engine.step()}
+    assert isinstance(steps[bad].error, OSError)
+    assert steps[good].output is not None
+    assert np.array_equal(np.concatenate(pieces), history_logits(np.array([1, 2, 3]), 97))
+    engine.check_integrity()
+    assert not engine.has_work
 
 
 def test_preemption_recomputes_and_loses_nothing() -> None:
@@ -288,9 +317,12 @@ def test_more_bad_requests() -> None:
     with pytest.raises(RequestError, match="chunk is 0"):
         engine.add_request([1], GREEDY, chunk=0)
     with pytest.raises(RequestError, match="needs 11 pages"):
-        engine.prepare_scoring([1] * 161)
+        engine.prepare_scoring([1] * 161, collect([]))
     with pytest.raises(RequestError, match="context holds 256"):
-        engine.prepare_scoring([1] * 257)
+        engine.prepare_scoring([1] * 257, collect([]))
+    for first in (-1, 3):
+        with pytest.raises(RequestError, match=f"from position {first} on; the positions are 0 to 2"):
+            engine.prepare_scoring([1] * 3, collect([]), first=first)
     for length in (0, 257):
         with pytest.raises(RequestError, match=f"context_length is {length}; the model takes 1 to 256"):
             Engine(NullRunner(), context_length=length)

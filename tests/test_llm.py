@@ -141,6 +141,28 @@ def test_forward_gives_all_logits_in_one_ragged_batch(llm: LLM) -> None:
     assert llm.forward([]) == []
 
 
+def test_logits_come_in_pieces(llm: LLM) -> None:
+    ids = list(range(70))
+    expected = history_logits(np.array(ids), 4096)
+    for first, chunk in ((0, None), (0, 16), (33, 16), (69, 7)):
+        pieces = llm.stream_logits(ids, first, chunk)
+        position, logits = next(pieces)
+        tokens(llm, PROMPTS)  # other calls may step the engine in between; the pieces stay as they were
+        found = [(position, logits), *pieces]
+        assert [p for p, _ in found] == list(first + np.cumsum([0, *[len(rows) for _, rows in found[:-1]]]))
+        assert max(len(rows) for _, rows in found) <= (chunk or 48)
+        assert np.array_equal(np.concatenate([rows for _, rows in found]), expected[first:])
+    abandoned = llm.stream_logits(ids, chunk=8)
+    next(abandoned)
+    abandoned.close()
+    assert not llm.engine.has_work
+    llm.runner.fail_next = RuntimeError("the device is on fire")
+    with pytest.raises(RuntimeError, match="on fire"):
+        next(llm.stream_logits(ids))
+    with pytest.raises(RequestError, match="from position 70 on"):
+        llm.stream_logits(ids, 70)
+
+
 def test_chat(llm: LLM) -> None:
     assert llm.tokenizer is not None
     talk = [{"role": "user", "content": "Hi"}]

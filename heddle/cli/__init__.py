@@ -16,6 +16,7 @@ from .. import __version__
 VERBS = {
     "compile": ("compile_", "Compile a checkpoint into an artifact."),
     "run": ("run", "Generate text from a prompt."),
+    "eval": ("eval_", "Measure a model on a text: perplexity, distance from another."),
     "inspect": ("inspect", "Show what an artifact holds."),
     "check": ("check", "List everything that is wrong with a checkpoint."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
