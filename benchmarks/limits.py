@@ -24,6 +24,7 @@ import numpy as np
 
 from heddle.runtime.features import physical_cores
 from heddle.schedules.compat import PrimFunc, T, finish, tvm, tvm_ffi
+from heddle.schedules.dot import dot4
 from heddle.schedules.target import TargetProfile, resolve_target
 from heddle.schedules.vector import fma, lanes, splat
 
@@ -154,6 +155,49 @@ def multiplier(target: TargetProfile, threads: int) -> tuple[Callable[[], None],
     return functools.partial(compiled(_multiplier(target, steps), target), *arguments), threads * steps * count * 32
 
 
+def _integer_multiplier(target: TargetProfile, steps: int) -> PrimFunc:
+    """`steps` x count dot products of four bytes in 16 lanes a task, in as many chains as the registers hold."""
+    count = (target.vector_registers - 4) * target.vector_bits // 512
+
+    @T.prim_func(private=True, s_tir=True)
+    def multiply(factors_: T.handle, out_: T.handle):
+        tasks = T.int64()
+        factors = T.match_buffer(factors_, (T.int64(1),), "int32", align=64)
+        out = T.match_buffer(out_, (tasks, T.int64(count), T.int64(16)), "int32", align=64)
+        for task in T.parallel(tasks):
+            acc = T.alloc_buffer((count, 16), "int32", scope="global")
+            for i in T.unroll(count):
+                acc[i, lanes(0)] = splat(i)
+            for _ in T.serial(T.int64(steps)):
+                for i in T.unroll(count):
+                    acc[i, lanes(0)] = dot4(acc[i, lanes(0)], splat(factors[0]), acc[i, lanes(0)], target)
+            for i in T.unroll(count):
+                out[task, i, lanes(0)] = acc[i, lanes(0)]
+
+    return finish(multiply)
+
+
+@functools.cache
+def integer_multiplier(target: TargetProfile, threads: int) -> tuple[Callable[[], None], int]:
+    """A call of a few ms that only forms dot products of bytes in registers, and its operations (a product counts as two).
+
+    The sums are an operand too: nothing is left of the loop that a compiler could compute once.
+    """
+    steps = 300_000
+    count = (target.vector_registers - 4) * target.vector_bits // 512
+    factors, out = np.array([0x01020304], np.int32), np.empty((threads, count, 16), np.int32)
+    arguments = [tvm.runtime.tensor(factors), tvm.runtime.tensor(out)]
+    call = functools.partial(compiled(_integer_multiplier(target, steps), target), *arguments)
+    return call, threads * steps * count * 16 * 4 * 2
+
+
+def integer_rate(target: TargetProfile, threads: int, rounds: int = 9) -> float:
+    """GOP/s of dot products of bytes in registers: the median of `rounds`."""
+    call, operations = integer_multiplier(target, threads)
+    call()
+    return statistics.median(operations / seconds(call, 1) * 1e-9 for _ in range(rounds))
+
+
 def fma_rate(target: TargetProfile, threads: int, rounds: int = 9) -> float:
     """float32 GFLOP/s of fused multiply-adds in registers: the median of `rounds`."""
     call, flops = multiplier(target, threads)
@@ -172,6 +216,7 @@ def main() -> None:
     target = resolve_target(options.target)
     print(f"{options.threads} threads, {target.name}")
     print(f"float32 fma: {fma_rate(target, options.threads):.0f} GFLOP/s")
+    print(f"int8 dot products: {integer_rate(target, options.threads):.0f} GOP/s")
     for megabytes in options.megabytes:
         for huge in (True, False):
             rate = read_rate(allocate(megabytes << 20, huge), target)

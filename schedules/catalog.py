@@ -10,6 +10,9 @@ from .cpu.linear import linear, row_tile
 from .cpu.norm import rms_norm
 from .cpu.pack import pack_rows
 from .cpu.plan import build_plan
+from .cpu.quant_linear_rows import quant_linear_rows
+from .cpu.quant_linear_tiles import quant_linear_tiles
+from .cpu.quant_pack import quant_pack
 from .cpu.rope import rope, rope_table
 from .cpu.rope_append import rope_append
 
@@ -23,6 +26,9 @@ __all__ = [
     "kv_append",
     "linear",
     "pack_rows",
+    "quant_linear_rows",
+    "quant_linear_tiles",
+    "quant_pack",
     "relu",
     "rms_norm",
     "rope",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..compat import PrimFunc, T, finish
+from ..emit import local, serial, store
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import LANES, const, fma, fma1, lanes, splat
@@ -16,24 +17,22 @@ SERIAL = 8192  # elements that one thread normalises sooner than it wakes the ot
 
 
 def inverse_rms(features: int, eps: float) -> Callable[..., None]:
-    """Statement `inverse_rms(x, row, out, i)`: out[i] = 1 / sqrt(mean(x[row] ** 2) + eps).
+    """Emit `inverse_rms(x, row, out, i)`: out[i] = 1 / sqrt(mean(x[row] ** 2) + eps).
 
     Lane l sums the squares of elements l, l + 16, ... in ascending order by fma; then halves are added: 16, 8, 4, 2, 1.
     """
     whole = features // LANES * LANES
 
-    @T.inline
     def statement(x: Any, row: Any, out: Any, i: Any) -> None:
-        s = T.alloc_buffer((LANES,), "float32", scope="global")
-        s[lanes(0)] = const(0.0)
-        for c in T.serial(T.int64(features // LANES)):
-            s[lanes(0)] = fma(x[row, lanes(c * LANES)], x[row, lanes(c * LANES)], s[lanes(0)])
-        for j in T.unroll(features - whole):
-            s[j] = fma1(x[row, whole + j], x[row, whole + j], s[j])
-        s[lanes(0, 8)] = s[lanes(0, 8)] + s[lanes(8, 8)]
-        s[lanes(0, 4)] = s[lanes(0, 4)] + s[lanes(4, 4)]
-        s[lanes(0, 2)] = s[lanes(0, 2)] + s[lanes(2, 2)]
-        out[i] = T.float32(1.0) / T.sqrt(fma1(s[0] + s[1], T.float32(1.0 / features), T.float32(eps)))
+        s = local("squares", (LANES,), registers=True)
+        store(s, lanes(0), const(0.0))
+        with serial(T.int64(features // LANES), "c") as c:
+            store(s, lanes(0), fma(x[row, lanes(c * LANES)], x[row, lanes(c * LANES)], s[lanes(0)]))
+        for j in range(features - whole):
+            store(s, j, fma1(x[row, whole + j], x[row, whole + j], s[j]))
+        for half in (8, 4, 2):
+            store(s, lanes(0, half), s[lanes(0, half)] + s[lanes(half, half)])
+        store(out, i, T.float32(1.0) / T.sqrt(fma1(s[0] + s[1], T.float32(1.0 / features), T.float32(eps))))
 
     return statement
 

@@ -1,0 +1,194 @@
+"""What all quantized linear kernels share: shapes, buffers, checks, and the expressions that decide the bits.
+
+Per group of k, ascending: `acc = fma(float(exact int32 sum), scale, acc)`; then once acc * scale of the row, + bias, + residual
+or silu(gate) * up. `quant_reference` has all of it in NumPy. A kernel for few rows and one for many use these same functions,
+so a row has the same bits in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from ..compat import T
+from ..emit import Buffer, Value, buffer, local, serial, store, when
+from ..layouts.quantized import packed_arrays
+from ..layouts.scheme import ACTIVATIONS, WeightFormat
+from ..vector import LANES, Vec, const, fma, lanes, silu, splat
+from .linear_spec import EPILOGUES
+
+BLOCK = 32  # k's of one block: 8 words of 4 bytes, both nibbles of 4 cache lines of int4
+WORDS = 8
+LIMB = 128  # x = scale * (128 * high limb + low limb)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantSpec:
+    """y = epilogue(x @ dequantized(w).T) with w [parts * out_features, in_features] as packed codes."""
+
+    in_features: int
+    out_features: int
+    weight: WeightFormat
+    activation: str
+    epilogue: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.in_features < 1 or self.out_features < 1:
+            raise ValueError(f"a linear needs at least one channel, got {self.in_features} to {self.out_features}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"no quantized linear with {self.activation!r} activations; choose one of {', '.join(ACTIVATIONS)}"
+            )
+        if self.epilogue not in EPILOGUES:
+            raise ValueError(f"no quantized linear with the epilogue {self.epilogue!r}; choose one of {EPILOGUES}")
+        self.weight.groups(self.in_features)
+        if self.activation == "int8-group" and (self.weight.two_level or self.weight.group is None):
+            raise ValueError(
+                "activations in groups need weights in groups with one level of scales; take int8 activations per token"
+            )
+
+    @property
+    def parts(self) -> int:
+        """Two for silu(gate) * up, where the weight is gate | up."""
+        return 2 if "silu_mul" in self.epilogue else 1
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of 16 output channels in one part."""
+        return -(-self.out_features // LANES)
+
+    @property
+    def group(self) -> int:
+        """k's that share a scale: all of them where the format is per channel."""
+        return self.weight.group_size(self.in_features)
+
+    @property
+    def groups(self) -> int:
+        """Groups of k."""
+        return self.weight.groups(self.in_features)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 k's, the last of which may not be full."""
+        return -(-self.in_features // BLOCK)
+
+    @property
+    def limbs(self) -> int:
+        """int8 codes of one activation: none for float32."""
+        return {"f32": 0, "limbs": 2}.get(self.activation, 1)
+
+    @property
+    def integer(self) -> bool:
+        """Whether one int32 sum runs over all of K: scales per channel, or two levels of them."""
+        return self.limbs > 0 and (self.weight.two_level or self.groups == 1)
+
+    @property
+    def row_scales(self) -> int:
+        """Scales of one row of activations."""
+        return self.groups if self.activation == "int8-group" else 1
+
+    @property
+    def token_scales(self) -> bool:
+        """Whether a row of activations has one scale, which multiplies its finished sums."""
+        return self.limbs > 0 and self.row_scales == 1
+
+    def weight_buffers(self) -> dict[str, Buffer]:
+        """Parameters of the weight, as `quantized.packed_arrays` lists them: `codes`, `scales`, `zeros`, `channels`."""
+        arrays = packed_arrays(self.weight, self.parts * self.out_features, self.in_features, self.parts)
+        return {
+            name: buffer(name, _int64(*shape), dtype.name, align=64 if name in ("codes", "channels") else 16)
+            for name, (shape, dtype) in arrays.items()
+        }
+
+    def activation_buffers(self, n: Value, row_tiles: Value, tile_rows: int) -> dict[str, Buffer]:
+        """Parameters of the activations: `x` float32 [n, K], or what `quant_pack` made for tiles of `tile_rows` rows."""
+        if not self.limbs:
+            return {"x": buffer("x", [n, T.int64(self.in_features)], "float32", align=64)}
+        codes = [row_tiles, *_int64(self.blocks, tile_rows, WORDS * self.limbs)]
+        return {
+            "x": buffer("x", codes, "int32", align=64),
+            "xs": buffer("xs", [row_tiles, *_int64(self.row_scales, tile_rows)], "float32", align=64),
+            "sums": buffer("sums", [row_tiles, *_int64(self.groups, tile_rows * self.limbs)], "int32", align=64),
+        }
+
+    def epilogue_buffers(self, n: Value) -> dict[str, Buffer]:
+        """Parameters of the epilogue: `bias` float32 [parts * tiles * 16], `residual` float32 [n, N]."""
+        made = {}
+        if "bias" in self.epilogue:
+            made["bias"] = buffer("bias", _int64(self.parts * self.tiles * LANES), "float32", align=64)
+        if "residual" in self.epilogue:
+            made["residual"] = buffer("residual", [n, T.int64(self.out_features)], "float32", align=64)
+        return made
+
+    def output_buffer(self, n: Value) -> dict[str, Buffer]:
+        """The parameter `y` float32 [n, N]."""
+        return {"y": buffer("y", [n, T.int64(self.out_features)], "float32", align=64)}
+
+    def start(self, b: Mapping[str, Buffer], tile: Value, group: Value, x_sum: Value) -> Vec:
+        """What a group's int32 sums begin with: -zero * sum of the row's codes. `tile` counts over both parts."""
+        if self.weight.symmetric:
+            return splat(x_sum * T.int32(-self.weight.zero))
+        return T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") * splat(T.int32(0) - x_sum)
+
+    def scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
+        """float32 scales of a group; of two levels the integer one."""
+        if not self.weight.two_level:
+            return T.cast(b["scales"][tile, group, lanes(0)], "float32x16")
+        return T.cast(self.integer_scales(b, tile, group), "float32x16")
+
+    def integer_scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
+        """int32 scales of a group in a format of two levels."""
+        return T.cast(b["scales"][tile, group, lanes(0)], "int32x16")
+
+    def finished(self, b: Mapping[str, Buffer], acc: Vec, x_scale: Value, tile: Value) -> Vec:
+        """A part's 16 outputs before the residual: the scale of the row and of the channel, and the bias."""
+        scale = splat(x_scale) if self.token_scales else None
+        if self.weight.two_level:
+            channel = b["channels"][tile, lanes(0)]
+            scale = channel if scale is None else channel * scale
+        # A product that a sum follows: as an fma with 0 it cannot be contracted with the sum.
+        value = acc if scale is None else fma(acc, scale, const(0.0))
+        return value + b["bias"][lanes(tile * LANES)] if "bias" in self.epilogue else value
+
+    def store_tile(self, b: Mapping[str, Buffer], sums: Sequence[Vec], x_scale: Value, row: Value, tile: Value) -> None:
+        """Finish and store 16 columns of one row. `sums` has one vector for each part; `tile` counts within a part.
+
+        Columns past the last are not stored.
+        """
+        values = [self.finished(b, acc, x_scale, part * self.tiles + tile) for part, acc in enumerate(sums)]
+        value = silu(values[0]) * values[1] if self.parts == 2 else values[0]
+        column, rest = tile * LANES, self.out_features % LANES
+        y, residual = b["y"], b.get("residual")
+
+        def whole() -> None:
+            added = value if residual is None else value + residual[row, lanes(column)]
+            store(y, (row, lanes(column)), added)
+
+        if not rest:
+            whole()
+            return
+        out = local("out", (LANES,), registers=True)
+        store(out, lanes(0), value)
+        with when(tile < self.tiles - 1):
+            whole()
+        with when(tile == self.tiles - 1), serial(rest, "j") as j:
+            store(y, (row, column + j), out[j] if residual is None else out[j] + residual[row, column + j])
+
+
+def joined(sums: Sequence[Vec]) -> Vec:
+    """float32 of a group's int32 sums: one limb, or 128 * high + low with one rounding."""
+    floats = [T.cast(s, "float32x16") for s in sums]
+    return floats[0] if len(floats) == 1 else fma(floats[0], const(float(LIMB)), floats[1])
+
+
+def block_words(w: Buffer, bits: int, tile: Value, block: Value, words: int = WORDS) -> list[Vec]:
+    """The codes of a block as int32x16: word l of lane r holds k = 32 * block + 4 * l .. + 3 of channel r, one byte each."""
+    if bits == 8:
+        return [T.reinterpret("int32x16", w[tile, block * WORDS + i, lanes(0, 64)]) for i in range(words)]
+    lines = [T.reinterpret("int32x16", w[tile, block, i, lanes(0, 64)]) for i in range(BLOCK // 8)]
+    low, four = splat(T.int32(0x0F0F0F0F)), splat(T.int32(4))
+    return [T.bitwise_and(v, low) for v in lines] + [T.bitwise_and(T.shift_right(v, four), low) for v in lines]
+
+
+def _int64(*sizes: int) -> list[Value]:
+    return [T.int64(size) for size in sizes]

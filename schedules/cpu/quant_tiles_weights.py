@@ -1,0 +1,128 @@
+"""How weights reach the register tiles of quant_tiles.py: codes as they lie in memory or expanded from int4, and their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..compat import T
+from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll
+from ..layouts.rows import ROW_TILE
+from ..vector import LANES, Vec, lanes, splat
+from .linear_spec import VECTOR, prefetch
+from .quant_spec import BLOCK, WORDS, QuantSpec, block_words
+
+INTEGERS = f"int32x{LANES}"
+BYTES = 0x01010101  # the same byte four times
+SHIFT = 128  # added to signed codes of two levels, so that they are unsigned
+
+
+class Weights:
+    """int8 codes, read where they lie. Scales of groups are widened into a buffer of the task."""
+
+    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
+        self.spec, self.b = spec, b
+        self.group_blocks = max(spec.group // BLOCK, 1)
+        if not spec.integer:
+            self.scales = local("wide_scales", (blocks // self.group_blocks, width), VECTOR)
+
+    def take(self, column: int, tile: Value, first: Value, blocks: Value) -> None:
+        """Get `blocks` blocks of 32 k's ready, from the block `first`, for the column tile `column` of the task."""
+        self.first = first
+        if not self.spec.integer:
+            group = let("group", T.truncdiv(first, i64(self.group_blocks)))
+            with serial(T.truncdiv(blocks, i64(self.group_blocks)), "g") as g:
+                store(self.scales, (g, column), self.spec.scales(self.b, tile, group + g))
+
+    def scale(self, column: int, group: Value) -> Vec:
+        """float32 scales of a group, counted from the last `take`."""
+        return self.scales[group, column]
+
+    def word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
+        """Four k's of 16 channels: the operand of one dot4. `block` counts from the last `take`."""
+        return T.reinterpret(INTEGERS, self.b["codes"][tile, (self.first + block) * WORDS + word, lanes(0, 64)])
+
+    def fetch(self, tile: Value, block: Value, line: Value) -> None:
+        """Bring the cache line number `line` from the start of a block of 32 k's into L2. It may lie past the end of the tile."""
+        codes = self.b["codes"]
+        if self.spec.weight.bits == 8:
+            address = codes[tile, block * WORDS + line, 0]
+        else:
+            address = codes[tile, block + T.truncdiv(line, i64(4)), T.truncmod(line, i64(4)), 0]
+        evaluate(prefetch(T.address_of(address), 2))
+
+    def starts(self, row_tile: Value) -> Callable[[Value, Value], Vec]:
+        """What int32 sums over all of K begin with, as a function of a row's place in `sums` and of a tile."""
+        return lambda at, tile: self.spec.start(self.b, tile, i64(0), self.b["sums"][row_tile, 0, at])
+
+
+class ExpandedCodes(Weights):
+    """int4 codes, one byte each in a buffer of the task."""
+
+    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
+        super().__init__(spec, b, width, blocks)
+        self.bytes = local("wide", (blocks * WORDS, width), INTEGERS)
+
+    def take(self, column: int, tile: Value, first: Value, blocks: Value) -> None:
+        """See Weights."""
+        super().take(column, tile, first, blocks)
+        with serial(blocks, "b") as b:
+            for i, word in enumerate(self.expanded(tile, let("at", first + b))):
+                store(self.bytes, (b * WORDS + i, column), word)
+
+    def expanded(self, tile: Value, block: Value) -> list[Vec]:
+        """The words of one block."""
+        return block_words(self.b["codes"], 4, tile, block)
+
+    def word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
+        """See Weights."""
+        return self.bytes[block * WORDS + word, column]
+
+
+class ScaledCodes(ExpandedCodes):
+    """int4 codes times their integer group scale, so that one int32 sum runs over all of K.
+
+    A byte holds (code - 8) * scale + 128, which is in 8..233, or with zero points code * scale, at most 225. No byte carries into
+    the next, so the arithmetic is on int32 lanes.
+    """
+
+    def expanded(self, tile: Value, block: Value) -> list[Vec]:
+        """See ExpandedCodes."""
+        group = T.truncdiv(block, i64(self.group_blocks))
+        scale = let("factor", self.spec.integer_scales(self.b, tile, group))
+        words = [word * scale for word in super().expanded(tile, block)]
+        if not self.spec.weight.symmetric:
+            return words
+        offset = let(
+            "offset", splat(T.int32(SHIFT * BYTES - 2**32)) - scale * splat(T.int32(self.spec.weight.zero * BYTES))
+        )
+        return [word + offset for word in words]
+
+    def starts(self, row_tile: Value) -> Callable[[Value, Value], Vec]:
+        """See Weights."""
+        sums, groups = self.b["sums"], i64(self.spec.groups)
+
+        def start(at: Value, tile: Value) -> Vec:
+            acc = local("start", (1,), INTEGERS)
+            store(acc, 0, splat(T.int32(0)))
+            with serial(groups, "g") as g:
+                scale = self.spec.integer_scales(self.b, tile, g)
+                store(acc, 0, acc[0] + self.spec.start(self.b, tile, g, sums[row_tile, g, at]) * scale)
+            return acc[0]
+
+        if not self.spec.weight.symmetric:
+            return start
+        count = ROW_TILE * self.spec.limbs
+        # Unsigned: TVM 0.27 lets an array of int32 share the memory of the int32x16 accumulators, then fails on it.
+        totals = local("totals", (count,), "uint32")
+        with unroll(count, "m") as m:
+            store(totals, m, T.uint32(0))
+        with serial(groups, "g") as g, unroll(count, "m") as m:
+            store(totals, m, totals[m] + T.cast(sums[row_tile, g, m], "uint32"))
+        return lambda at, tile: splat(T.cast(totals[at], "int32") * T.int32(-SHIFT))
+
+
+def weights_of(spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> Weights:
+    """The weights of a task of `width` column tiles that takes at most `blocks` blocks of 32 k's at a time."""
+    if spec.weight.bits == 8:
+        return Weights(spec, b, width, blocks)
+    return (ScaledCodes if spec.weight.two_level else ExpandedCodes)(spec, b, width, blocks)
