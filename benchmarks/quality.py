@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace, name: str, head: str) -> Result:
 
 def main() -> None:
     """Measure float32 first, then each scheme with each head."""
-    parser = report.parser(__doc__, rounds=1)
+    parser = report.parser(__doc__, rounds=None)
     parser.add_argument("--model", type=Path, default=EXAMPLE, help="a Hugging Face model directory")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=30_000, help="tokens of the text to read")

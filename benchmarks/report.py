@@ -31,12 +31,13 @@ def describe() -> dict[str, str]:
     }
 
 
-def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark: threads, target, rounds, json."""
+def parser(doc: str | None, rounds: int | None) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark: threads, target, rounds (None: nothing is repeated), json."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=min(2, len(physical_cores())))
     made.add_argument("--target", default="native")
-    made.add_argument("--rounds", type=int, default=rounds, help="rounds, of which medians are taken")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, default=rounds, help="rounds, of which medians are taken")
     made.add_argument("--json", type=Path, help="also write the results here")
     return made
 

@@ -127,7 +127,6 @@ def linear(expr: Any, walked: Callable[[ir.TensorLoad], bool]) -> bool:
 def _over(it: Iteration, member: Format, parts: Mapping[Tensor, Tensor]) -> Iteration:
     """The iteration over one member. Its padding is masked, whatever the padding of the whole format was."""
     assert it.walk is not None
-    ndim = it.walk.ndim
 
     def load(whole: Tensor) -> Callable[[list[Any], Sequence[Any]], Any]:
         def make(new: list[Any], old: Sequence[Any]) -> Any:
@@ -140,7 +139,6 @@ def _over(it: Iteration, member: Format, parts: Mapping[Tensor, Tensor]) -> Iter
     out, value = substitute(it.out, None, sources), substitute(it.value, None, sources)
     levels = [level.name for level in it.walk.levels]
     order = order_over(it, member, levels)
-    assert len(it.coords) == ndim
     return dataclasses.replace(
         it, name=f"{it.name}_{member.name}", walk=member, out=out, value=value, order=order, masked=True
     )
