@@ -15,6 +15,7 @@ from typing import Any
 from ..ir_passes.pipeline import Lowered, lower
 from ..ir_passes.straightline import name_of
 from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
+from ..models.problems import raise_errors
 from ..models.registry import Architecture
 from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
@@ -25,10 +26,13 @@ from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
 from ..schedules.catalog import build_plan
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
+from ..schedules.layouts.scheme import Scheme
 from ..schedules.target import TargetProfile, resolve_target
 from . import build_cache
 from .artifact_writer import ArtifactWriter
 from .manifest import describe
+from .quant import Quant, choose_schemes, finite_problems, model_sites, names, scheme_problems
+from .quant.site_map import KEEP
 from .weights import WeightWriter
 
 Progress = Callable[[str, int, int], None]
@@ -49,10 +53,14 @@ COPIED_FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What changes the artifact of one checkpoint. The build cache's key is made of these."""
+    """What changes the artifact of one checkpoint. The build cache's key is made of these.
+
+    `schemes` names the quantization scheme of every site, "none" where its weight stays as it is stored.
+    """
 
     target: str
     dtype: str | None
+    schemes: dict[str, str]
     kv_dtype: str
     max_tokens: int
     max_seqs: int
@@ -75,6 +83,7 @@ def compile_model(
     source: str | Path,
     output: str | Path | None = None,
     *,
+    quant: Quant = None,
     target: str = "native",
     dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -86,16 +95,19 @@ def compile_model(
 ) -> Path:
     """Compile a Hugging Face directory into an artifact directory and return its path.
 
-    Without `output` the artifact goes to the build cache, where an equal compilation is found again at once. `dtype` stores
-    all matrices in another type than the checkpoint's. `max_tokens` bounds the rows of a step (longer prompts are served in
+    Without `output` the artifact goes to the build cache, where an equal compilation is found again at once. `quant` is a
+    quantization scheme (`w4a8`), or a map from patterns of sites to schemes (docs/quantization.md); other matrices are
+    stored as in the checkpoint, or all in `dtype`. `max_tokens` bounds the rows of a step (longer prompts are served in
     chunks), `max_seqs` its sequences. `random_weights` seeds weights of the config's shapes instead of reading any.
-    Raises ModelError with all problems of the checkpoint, HeddleError for bad options.
+    Raises ModelError with all problems of the checkpoint, or of quantizing it, HeddleError for bad options.
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
         model = read_source(Path(source), dtype=dtype, random_weights=random_weights)
         profile = _resolve(target)
-        options = _options(model, profile, dtype, kv_dtype, max_tokens, max_seqs)
+        schemes = choose_schemes(quant, model_sites(model.specs))
+        options = _options(model, profile, dtype, schemes, kv_dtype, max_tokens, max_seqs)
+        _check_schemes(model, profile, schemes)
     if output is not None:
         return _build(model, profile, options, Path(output), seconds, progress)
     key = build_cache.cache_key(
@@ -137,7 +149,13 @@ def _resolve(target: str) -> TargetProfile:
 
 
 def _options(
-    model: Source, profile: TargetProfile, dtype: str | None, kv_dtype: str | None, max_tokens: int, max_seqs: int
+    model: Source,
+    profile: TargetProfile,
+    dtype: str | None,
+    schemes: dict[str, Scheme],
+    kv_dtype: str | None,
+    max_tokens: int,
+    max_seqs: int,
 ) -> Options:
     stored = dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
     chosen = kv_dtype or stored
@@ -147,7 +165,23 @@ def _options(
     for name, number in (("max_tokens", max_tokens), ("max_seqs", max_seqs)):
         if number < 1:
             raise HeddleError(f"{name}={number} is not possible", fix="give at least 1")
-    return Options(profile.name, dtype, chosen, max_tokens, max_seqs)
+    every = names(schemes, model_sites(model.specs))
+    return Options(profile.name, dtype, every, chosen, max_tokens, max_seqs)
+
+
+def _check_schemes(model: Source, profile: TargetProfile, schemes: dict[str, Scheme]) -> None:
+    """ModelError with every site that its scheme does not fit."""
+    problems = scheme_problems(schemes, model_sites(model.specs), model.specs, profile)
+    raise_errors(f"{model.path} cannot be quantized like this", problems)
+
+
+def _check_finite(model: Source, schemes: dict[str, str]) -> None:
+    """ModelError with every weight that is to be quantized and is NaN or infinite."""
+    if isinstance(model.checkpoint, RandomCheckpoint):
+        return
+    sites = model_sites(model.specs)
+    params = [sites[site] for site, name in schemes.items() if name != KEEP]
+    raise_errors(f"{model.path}", finite_problems(params, model.match.names, model.checkpoint))
 
 
 def _build(
@@ -162,11 +196,14 @@ def _build(
     heads = {"heads": model.config.num_heads, "kv_heads": model.config.num_kv_heads}
     layout = PlanLayout.of(options.max_tokens, options.max_seqs, **heads)
     dtypes = matrix_dtypes(model, options.dtype)
+    with _timed(seconds, "check_weights"):
+        _check_finite(model, options.schemes)
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with _timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
         report("lowering", 0, 3)
-        lowered = lower(mod, profile, max_tokens=options.max_tokens)
+        schemes = {site: name for site, name in options.schemes.items() if name != KEEP}
+        lowered = lower(mod, profile, max_tokens=options.max_tokens, schemes=schemes)
         seconds.update(lowered.seconds)
         report("generating code", 1, 3)
         library = Path(scratch) / LIBRARY_FILE

@@ -79,6 +79,7 @@ def model_info(model: Source, options: Options) -> ModelInfo:
         head_dim=config.head_dim,
         context_length=config.context_length,
         weight_dtype=stored,
+        schemes=options.schemes,
         kv_dtype=options.kv_dtype,
         config=model.raw,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .llm import LLM, find_artifact
+from .llm import LLM, Quant, find_artifact
 from .runtime.errors import HeddleError, RequestError
 from .windows import DEFAULT_WINDOW, Text, Windows, tokenize, windows_of
 
@@ -101,12 +101,13 @@ def load(
     path: str | Path,
     *,
     window: int | None = None,
+    quant: Quant = None,
     kv_dtype: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> LLM:
     """An LLM of an artifact or Hugging Face directory whose KV pool holds windows and no whole context."""
-    artifact = find_artifact(Path(path), {"kv_dtype": kv_dtype}, progress=progress)
+    artifact = find_artifact(Path(path), {"quant": quant, "kv_dtype": kv_dtype}, progress=progress)
     most = artifact.manifest.model.context_length
     wanted = DEFAULT_WINDOW if window is None else max(window, 1)
     return LLM(artifact.path, threads=threads, context_length=min(wanted, most))

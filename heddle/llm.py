@@ -21,16 +21,15 @@ from .runtime.stats import EngineStats
 from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError
 
 Messages = Sequence[Mapping[str, Any]]
-
-QUANT_SCHEMES: tuple[str, ...] = ()
-"""Quantization schemes of this version."""
+Quant = str | Mapping[str, str] | None
 
 
 class LLM:
     """A model, ready to run. One thread at a time may use it.
 
     path: a Hugging Face model directory (compiled once; the build cache keeps the artifact) or an artifact directory.
-    quant: a quantization scheme; this version has none.
+    quant: a quantization scheme ("w4a8"), or a map from sites to schemes ({"*": "w4a8", "lm_head": "w8a16"}); None keeps
+        the weights as they are stored. docs/quantization.md has the schemes.
     threads: threads of compiled code; None takes TVM_NUM_THREADS, else the physical cores.
     dtype: "float32", "float16" or "bfloat16" stores all matrices so; None keeps the checkpoint's types.
     kv_dtype: the type of the KV cache (float32, float16, bfloat16 or int8); None takes that of the weights.
@@ -46,7 +45,7 @@ class LLM:
     def __init__(
         self,
         path: str | Path,
-        quant: str | None = None,
+        quant: Quant = None,
         threads: int | None = None,
         *,
         dtype: str | None = None,
@@ -63,14 +62,8 @@ class LLM:
     ) -> None:
         options = [name for name in LLM.__init__.__annotations__ if name not in ("unknown", "return")]
         check_keywords("LLM", unknown, options)
-        if quant is not None:
-            raise RequestError(
-                f"quant={quant!r}: quantization schemes are not available in this version",
-                f"available are: {', '.join(QUANT_SCHEMES) or 'none'}",
-                "leave quant out; dtype='float16' or 'bfloat16' stores the weights in two bytes",
-            )
         fixed = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
-        self.artifact = find_artifact(Path(path), fixed, random_weights, verify, progress)
+        self.artifact = find_artifact(Path(path), fixed | {"quant": quant}, random_weights, verify, progress)
         self.tokenizer = Tokenizer.load(self.artifact.path) if self.artifact.file(TOKENIZER_FILE).is_file() else None
         pool = _pool_bytes(self.artifact, kv_memory, context_length)
         self.runner = ModelRunner(self.artifact, kv_bytes=pool, threads=threads)
@@ -288,6 +281,8 @@ def find_artifact(
     model, plan = artifact.manifest.model, artifact.manifest.plan
     found: dict[str, Any] = {"dtype": model.weight_dtype, "kv_dtype": model.kv_dtype}
     found |= {"max_tokens": plan.max_tokens, "max_seqs": plan.max_seqs}
+    if quant := wanted.pop("quant", None):
+        _check_schemes(artifact, quant)
     if random_weights is not None:
         wanted["random_weights"], found["random_weights"] = random_weights, "not an option of artifacts"
     for name, value in wanted.items():
@@ -298,6 +293,24 @@ def find_artifact(
                 "leave the option out, or compile the model again with it",
             )
     return artifact
+
+
+def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:
+    """RequestError where an artifact was quantized in another way than `quant` says."""
+    from .compiler.quant import choose_schemes, names
+
+    manifest = artifact.manifest
+    found = manifest.model.schemes
+    tables = [set(manifest.function(name).params) for name in ("embed", "head")]
+    shared = {"lm_head": "embed"} if tables[0] & tables[1] else {}
+    wanted = names(choose_schemes(quant, {site: shared.get(site, site) for site in found}), found)
+    for site, scheme in found.items():
+        if wanted[site] != scheme:
+            raise RequestError(
+                f"{artifact.path} was compiled with the scheme {scheme!r} at {site}, asked for is {wanted[site]!r}",
+                "this is fixed when a model is compiled",
+                "leave quant out, or compile the model again with it",
+            )
 
 
 def _pool_bytes(artifact: Artifact, kv_memory: int | str | None, context_length: int | None) -> int | None:

@@ -33,7 +33,7 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
     position = {var: i for i, (var, _) in enumerate(rewriter.bindings)}
 
     def extended(call: relax.Call, item: str, *operands: relax.Expr) -> relax.Call:
-        attrs = {name: attr(call, name) for name in ("site", "axes", "rows")}
+        attrs = {name: attr(call, name) for name in ("site", "axes", "rows", "scheme")}
         args = [rewriter.new(a) for a in (*call.args, *operands)]
         return linear_op(*args, epilogue=[*attr(call, "epilogue"), item], **attrs)
 

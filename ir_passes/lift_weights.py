@@ -3,7 +3,8 @@
     w = pack_weight(concat(wq, wk))  -->  parameter "layers.0.attn.q+k.weight.tile32"
 
 What the parameter is made of is kept as a recipe in the module's attributes; the compiler evaluates recipes one at a time
-with the ops' NumPy references, so that compiling needs little more memory than the largest weight.
+with the ops' NumPy references (and quantizes with its own encoder), so that compiling needs little more memory than the
+largest weight.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from typing import Any
 import numpy as np
 
 from ..schedules.compat import ir, relax
-from .dialect import OPS, attr, pack_weight, pad_vector
+from .dialect import OPS, attr, pack_weight, pad_vector, quantize_weight
 from .passes import PassLog
 from .straightline import DROP, Rewriter, rewrite_functions
 
 CONCAT = ir.Op.get("relax.concat")
 RECIPES = "heddle.weights"
+WEIGHT_OPS = (pack_weight, pad_vector, quantize_weight)
 
 Recipe = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class LiftWeights:
-    """Lift `concat`, `pack_weight` and `pad_vector` of parameters. `num_input` of a function separates inputs from weights."""
+    """Lift `concat` and the ops on weights (WEIGHT_OPS) of parameters. `num_input` of a function separates inputs from weights."""
 
     name: str = "lift_weights"
 
@@ -107,7 +109,7 @@ def _recipe(value: relax.Expr, known: dict[relax.Var, Recipe]) -> Recipe | None:
         args, name, attrs = list(value.args[0].fields), "concat", {}
         if int(value.attrs.axis) != 0:
             return None
-    elif pack_weight.matches(value) or pad_vector.matches(value):
+    elif any(op.matches(value) for op in WEIGHT_OPS):
         args, name = list(value.args), str(value.op.name)
         attrs = {key: attr(value, key) for key in value.attrs.keys()}  # noqa: SIM118 (not a dict)
     else:
@@ -118,13 +120,16 @@ def _recipe(value: relax.Expr, known: dict[relax.Var, Recipe]) -> Recipe | None:
 
 
 def parameter_name(recipe: Recipe) -> str:
-    """A readable name: sources joined by `+`, then the layout."""
+    """A readable name: sources joined by `+`, then the layout, or the format and which of its arrays."""
     if "source" in recipe:
         return recipe["source"]
     names = [parameter_name(a) for a in recipe["args"]]
     if recipe["op"] == "concat":
         return _joined(names)
-    return f"{names[0]}.{recipe['attrs'].get('layout', 'padded')}"
+    attrs = recipe["attrs"]
+    if recipe["op"] == quantize_weight.name:
+        return f"{names[0]}.{attrs['format']}.{attrs['array']}"
+    return f"{names[0]}.{attrs.get('layout', 'padded')}"
 
 
 def _joined(names: list[str]) -> str:
@@ -139,11 +144,19 @@ def _joined(names: list[str]) -> str:
     return "+".join(names)
 
 
-def evaluate(recipe: Recipe, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """The NumPy value of a recipe; `read(name)` gives the logical weight called `name`."""
+def evaluate(
+    recipe: Recipe,
+    read: Callable[[str], np.ndarray],
+    quantized: Callable[[Recipe], np.ndarray] | None = None,
+) -> np.ndarray:
+    """The NumPy value of a recipe. `read(name)` gives the logical weight called `name`, `quantized` the value of recipes
+    whose op is `quantize_weight`: which codes and scales are best is for the compiler to say."""
     if "source" in recipe:
         return read(recipe["source"])
-    args = [evaluate(a, read) for a in recipe["args"]]
+    if recipe["op"] == quantize_weight.name:
+        assert quantized is not None, "a model with quantized weights needs an encoder"
+        return quantized(recipe)
+    args = [evaluate(a, read, quantized) for a in recipe["args"]]
     if recipe["op"] == "concat":
         return np.concatenate(args, axis=0)
     return OPS[recipe["op"]].reference(*args, **recipe["attrs"])[0]

@@ -19,7 +19,7 @@ from .straightline import DROP, Rewriter, rewrite_functions
 
 @dataclasses.dataclass(frozen=True)
 class MergeLinears:
-    """Merge all linears of one input that agree in weight dtype and in having a bias."""
+    """Merge all linears of one input and one quantization scheme that agree in weight dtype and in having a bias."""
 
     name: str = "merge_linears"
 
@@ -29,10 +29,10 @@ class MergeLinears:
 
 def _merge(func: relax.Function, log: PassLog) -> relax.Function:
     rewriter = Rewriter(func)
-    groups: dict[relax.Var, list[tuple[relax.Var, relax.Call]]] = {}
+    groups: dict[tuple[relax.Var, str], list[tuple[relax.Var, relax.Call]]] = {}
     for var, value in rewriter.bindings:
         if linear_op.matches(value):
-            groups.setdefault(value.args[0], []).append((var, value))
+            groups.setdefault((value.args[0], attr(value, "scheme")), []).append((var, value))
 
     leader: dict[relax.Var, list[tuple[relax.Var, relax.Call]]] = {}
     followers: set[relax.Var] = set()
@@ -58,8 +58,8 @@ def _merge(func: relax.Function, log: PassLog) -> relax.Function:
         if attr(value, "epilogue"):
             operands = [rewriter.emit(relax.op.concat([rewriter.new(c.args[2]) for c in calls], axis=0))]
         sites = [attr(call, "site") for call in calls]
-        attrs = {"site": _merged_site(sites), "axes": attr(value, "axes"), "epilogue": attr(value, "epilogue")}
-        merged = linear_op(rewriter.new(value.args[0]), weight, *operands, rows=attr(value, "rows"), **attrs)
+        attrs = {name: attr(value, name) for name in ("axes", "epilogue", "rows", "scheme")}
+        merged = linear_op(rewriter.new(value.args[0]), weight, *operands, site=_merged_site(sites), **attrs)
         cuts = [sum(widths[: i + 1]) for i in range(len(widths) - 1)]
         parts = rewriter.emit(relax.op.split(rewriter.emit(merged), cuts, axis=1))
         for i, (member, _) in enumerate(leader[var]):
@@ -71,7 +71,7 @@ def _merge(func: relax.Function, log: PassLog) -> relax.Function:
 
 def _obstacle(calls: list[relax.Call]) -> str:
     if len(calls) == 1:
-        return "no other linear reads the same input"
+        return "no other linear of its scheme reads the same input"
     dtypes = {str(call.args[1].ty.dtype) for call in calls}
     if len(dtypes) > 1:
         return f"the weights are stored in different dtypes: {', '.join(sorted(dtypes))}"

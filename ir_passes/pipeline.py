@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..schedules.compat import ir, relax, tvm
 from ..schedules.target import TargetProfile, profile_scope
+from .assign_schemes import AssignSchemes
 from .fuse_epilogue import FuseEpilogue
 from .fuse_norm import FuseNorm
 from .fuse_rope_append import FuseRopeAppend
@@ -37,11 +38,12 @@ class TvmPasses:
         return mod
 
 
-def phases(max_tokens: int) -> list[ModulePass]:
-    """All phases of the lowering, in order."""
+def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
+    """All phases of the lowering, in order. `schemes` has the quantization scheme of each site that is quantized."""
     transform = relax.transform
     return [
-        # Dialect to dialect: fewer, larger ops.
+        # Dialect to dialect: how each site is quantized, then fewer and larger ops.
+        AssignSchemes(tuple(sorted(schemes.items()))),
         MergeLinears(),
         FuseEpilogue(),
         FuseRopeAppend(),
@@ -92,15 +94,22 @@ class Lowered:
     workspace: dict[str, int]  # bytes of each instance
 
 
-def lower(mod: ir.IRModule, profile: TargetProfile, *, max_tokens: int, keep_texts: bool = True) -> Lowered:
+def lower(
+    mod: ir.IRModule,
+    profile: TargetProfile,
+    *,
+    max_tokens: int,
+    schemes: Mapping[str, str] | None = None,
+    keep_texts: bool = True,
+) -> Lowered:
     """Lower the exported functions `embed`, `body` and `head` to virtual machine code for one target profile.
 
-    Raises RuntimeError naming the phase where the module stops being well-formed.
+    `schemes` names the quantization scheme of each site that has one. Raises RuntimeError naming the phase where the module stops being well-formed.
     """
     out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}, {}, {})
     log = out.log
     with profile_scope(profile), profile.tvm_target(), tvm.transform.PassContext(opt_level=3):
-        for phase in phases(max_tokens):
+        for phase in phases(max_tokens, schemes or {}):
             start = time.perf_counter()
             log.phase = phase.name
             mod = phase(mod, log)

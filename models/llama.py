@@ -154,7 +154,7 @@ class Embed(nn.Module):
         self.embed = Table(config, dtypes)
 
     def forward(self, tokens: nn.Tensor) -> nn.Tensor:
-        return dialect.embedding(tokens, self.embed.weight)
+        return dialect.embedding(tokens, self.embed.weight, site="embed")
 
 
 class Body(nn.Module):

@@ -18,7 +18,7 @@ from .errors import ManifestError
 from .plans import PlanLayout
 from .plans.layout import ARRAYS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 PLAN_FUNCTION = "plan"  # the kernel of the library that builds plans
 LIBRARY_FILE = "lib.so"
@@ -39,7 +39,10 @@ class TargetInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """Shape of the model; `config` is the checkpoint's config.json as it was."""
+    """Shape of the model; `config` is the checkpoint's config.json as it was.
+
+    `schemes` names the quantization scheme of every site (`layers.0.mlp.down`), "none" where it has `weight_dtype`.
+    """
 
     architecture: str
     vocab_size: int
@@ -50,6 +53,7 @@ class ModelInfo:
     head_dim: int
     context_length: int
     weight_dtype: str
+    schemes: dict[str, str]
     kv_dtype: str
     config: dict[str, Any]
 

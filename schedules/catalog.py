@@ -10,11 +10,14 @@ from .cpu.linear import linear, row_tile
 from .cpu.norm import rms_norm
 from .cpu.pack import pack_rows
 from .cpu.plan import build_plan
+from .cpu.quant_embedding import quant_embedding
 from .cpu.quant_linear_rows import quant_linear_rows
 from .cpu.quant_linear_tiles import quant_linear_tiles
 from .cpu.quant_pack import quant_pack
 from .cpu.rope import rope, rope_table
 from .cpu.rope_append import rope_append
+from .layouts.scheme import Scheme
+from .target import TargetProfile
 
 __all__ = [
     "add",
@@ -26,6 +29,7 @@ __all__ = [
     "kv_append",
     "linear",
     "pack_rows",
+    "quant_embedding",
     "quant_linear_rows",
     "quant_linear_tiles",
     "quant_pack",
@@ -35,5 +39,13 @@ __all__ = [
     "rope_append",
     "rope_table",
     "row_tile",
+    "scheme_obstacle",
     "silu_mul",
 ]
+
+
+def scheme_obstacle(scheme: Scheme, target: TargetProfile) -> str:
+    """Why a target has no kernels for a quantization scheme; empty where it has."""
+    if target.arch != "x86_64":
+        return f"the kernels of quantized linears are for x86_64 so far, {target.name} is {target.arch}"
+    return ""

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from .choose import Quant, choose_schemes, finite_problems, model_sites, names, parse_options, scheme_problems
 from .encode import dequantize, quantize
 from .site_map import parse_sites
 
-__all__ = ["dequantize", "parse_sites", "quantize"]
+__all__ = [
+    "Quant",
+    "choose_schemes",
+    "dequantize",
+    "finite_problems",
+    "model_sites",
+    "names",
+    "parse_options",
+    "parse_sites",
+    "quantize",
+    "scheme_problems",
+]

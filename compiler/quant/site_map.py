@@ -50,13 +50,17 @@ def parse_sites(quant: str | Mapping[str, str], sites: Sequence[str]) -> dict[st
     return {site: found for site, found in chosen.items() if found is not None}
 
 
+def expand(quant: str) -> dict[str, str]:
+    """The map that a scheme's name stands for: all sites have it, but `HEADS` have 8 bits. HeddleError for unknown names."""
+    found = _scheme(quant, "quant")
+    wide = found is not None and found.activation in ("limbs", "f32")
+    head = KEEP if found is None else "w8a16" + ("-f32" if found.activation == "f32" else "") if wide else "w8a8"
+    return {"*": quant, **dict.fromkeys(HEADS, head)}
+
+
 def _rules(quant: str | Mapping[str, str]) -> list[_Rule]:
-    if isinstance(quant, str):
-        found = _scheme(quant, "quant")
-        wide = found is not None and found.activation in ("limbs", "f32")
-        head = KEEP if found is None else "w8a16" + ("-f32" if found.activation == "f32" else "") if wide else "w8a8"
-        quant = {"*": quant, **dict.fromkeys(HEADS, head)}
-    return [_Rule(pattern, _scheme(name, f"quant[{pattern!r}]")) for pattern, name in quant.items()]
+    rules = expand(quant) if isinstance(quant, str) else quant
+    return [_Rule(pattern, _scheme(name, f"quant[{pattern!r}]")) for pattern, name in rules.items()]
 
 
 def _scheme(name: str, where: str) -> Scheme | None:

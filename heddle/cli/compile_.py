@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .progress import progress_bar
+from .quant import quant_option
 
 DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
@@ -16,8 +18,9 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 @click.command("compile")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Artifact directory (default: the build cache).")
+@quant_option()
 @click.option("--target", default="native", show_default=True, help="Target profile, or native for this CPU's widest.")
-@click.option("--dtype", type=DTYPES, help="Store matrices in this type (default: the checkpoint's).")
+@click.option("--dtype", type=DTYPES, help="Store unquantized matrices in this type (default: the checkpoint's).")
 @click.option(
     "--kv-dtype", type=KV_DTYPES, help="Type of the KV cache (default: that of the weights); int8 halves float16."
 )
@@ -28,6 +31,7 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 def command(
     source: Path,
     output: Path | None,
+    quant: Any,
     target: str,
     dtype: str | None,
     kv_dtype: str | None,
@@ -44,6 +48,7 @@ def command(
         path = compile_model(
             source,
             output,
+            quant=quant,
             target=target,
             dtype=dtype,
             kv_dtype=kv_dtype,

@@ -12,6 +12,7 @@ import click
 
 from .compile_ import KV_DTYPES
 from .progress import progress_bar
+from .quant import quant_option
 
 if TYPE_CHECKING:
     from ..evaluate import Perplexity
@@ -68,10 +69,12 @@ def command() -> None:
 
 @command.command("perplexity")
 @click.argument("model", type=MODEL)
+@quant_option(help="Quantization, where MODEL is compiled here (as in heddle compile).")
 @click.option("--kv-dtype", type=KV_DTYPES, help="Type of the KV cache, where MODEL is compiled here.")
 @measured
 def perplexity_command(
     model: Path,
+    quant: Any,
     kv_dtype: str | None,
     file: Path,
     window: int | None,
@@ -88,7 +91,7 @@ def perplexity_command(
 
     text = read_text(file)
     with progress_bar() as progress:
-        llm = load(model, window=window, kv_dtype=kv_dtype, threads=threads, progress=progress)
+        llm = load(model, window=window, quant=quant, kv_dtype=kv_dtype, threads=threads, progress=progress)
         start = time.perf_counter()
         found = perplexity(
             llm, text, window=window, stride=stride, max_tokens=max_tokens, prefix=prefix, progress=progress
@@ -107,12 +110,16 @@ def perplexity_command(
 @command.command("compare")
 @click.argument("a", type=MODEL)
 @click.argument("b", type=MODEL)
+@quant_option("--quant-a", help="Quantization of A, where A is compiled here.")
+@quant_option("--quant-b", help="Quantization of B, where B is compiled here.")
 @click.option("--kv-dtype-a", type=KV_DTYPES, help="Type of A's KV cache, where A is compiled here.")
 @click.option("--kv-dtype-b", type=KV_DTYPES, help="Type of B's KV cache, where B is compiled here.")
 @measured
 def compare_command(
     a: Path,
     b: Path,
+    quant_a: Any,
+    quant_b: Any,
     kv_dtype_a: str | None,
     kv_dtype_b: str | None,
     file: Path,
@@ -133,8 +140,8 @@ def compare_command(
 
     text = read_text(file)
     with progress_bar() as progress:
-        first = load(a, window=window, kv_dtype=kv_dtype_a, threads=threads, progress=progress)
-        second = load(b, window=window, kv_dtype=kv_dtype_b, threads=threads, progress=progress)
+        first = load(a, window=window, quant=quant_a, kv_dtype=kv_dtype_a, threads=threads, progress=progress)
+        second = load(b, window=window, quant=quant_b, kv_dtype=kv_dtype_b, threads=threads, progress=progress)
         start = time.perf_counter()
         found = compare(
             first, second, text, window=window, stride=stride, max_tokens=max_tokens, prefix=prefix, progress=progress

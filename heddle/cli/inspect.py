@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .quant import summary
+
 
 @click.command("inspect")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -30,6 +32,8 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
     )
     click.echo(f"  heads {model.num_heads}/{model.num_kv_heads} of {model.head_dim}, context {model.context_length}")
     click.echo(f"  weights {model.weight_dtype}, KV cache {model.kv_dtype}")
+    for site, scheme in summary(model.schemes, model.weight_dtype).items():
+        click.echo(f"    {site}: {scheme}")
     click.echo(f"target {target.name} ({target.arch}): {' '.join(target.features)}")
     click.echo(f"made by heddle {manifest.heddle_version}, tvm {manifest.tvm_version}, tvm-ffi {manifest.ffi_version}")
     for function in manifest.functions:

@@ -6,15 +6,18 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .progress import progress_bar
+from .quant import quant_option
 
 
 @click.command("run")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
+@quant_option()
 @click.option("--max-tokens", default=128, show_default=True, help="Most tokens to generate.")
 @click.option("--temperature", default=0.7, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-p", default=1.0, show_default=True)
@@ -26,6 +29,7 @@ from .progress import progress_bar
 def command(
     model: Path,
     prompt: str | None,
+    quant: Any,
     max_tokens: int,
     temperature: float,
     top_p: float,
@@ -44,7 +48,7 @@ def command(
     )
     text = sys.stdin.read() if prompt is None else prompt
     with progress_bar() as progress:
-        llm = LLM(model, threads=threads, progress=progress)
+        llm = LLM(model, quant, threads, progress=progress)
     start = time.perf_counter()
     if as_json:
         output = llm.generate(text, params)[0]

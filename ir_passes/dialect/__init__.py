@@ -31,6 +31,8 @@ from .elementwise import (
     silu_mul_op,
 )
 from .linear import linear, linear_op, pack_rows, packed_linear
+from .quantized import quant_linear, quant_pack
+from .quantized_weights import quant_embedding_op, quantize_weight
 from .registry import OPS, DialectOp, SymbolicCost, attr, shape_of
 from .sparse import grouped_matmul, sddmm, spmm
 from .weights import pack_weight, pad_vector
@@ -59,6 +61,10 @@ __all__ = [
     "pack_weight",
     "packed_linear",
     "pad_vector",
+    "quant_embedding_op",
+    "quant_linear",
+    "quant_pack",
+    "quantize_weight",
     "relu",
     "relu_op",
     "rms_norm",

@@ -53,7 +53,7 @@ def _legalize_embedding(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
 
 
 def _reference_embedding(
-    ids: np.ndarray, table: np.ndarray, *, hidden: int, layout: str, table_dtype: str
+    ids: np.ndarray, table: np.ndarray, *, layout: str, table_dtype: str, **_: Any
 ) -> tuple[np.ndarray, ...]:
     if layout == "tile32":
         table = tile32.unpack(table, table.shape[0] * 32)
@@ -65,7 +65,7 @@ def _reference_embedding(
 def _sample_embedding(rng: np.random.Generator, dtype: str) -> list[Sample]:
     ids, table = rng.integers(0, 70, 9).astype(np.int32), random_weight(rng, (70, 24), dtype)
     stored = table.view(np.uint16) if dtype == "bfloat16" else table
-    attrs = {"hidden": 24, "table_dtype": dtype}
+    attrs = {"hidden": 24, "table_dtype": dtype, "site": "test", "scheme": ""}
     return [
         Sample([ids, table], attrs | {"layout": "logical"}),
         Sample([ids, stored], attrs | {"layout": "rows"}),
@@ -87,10 +87,10 @@ embedding_op = dialect_op(
 )
 
 
-def embedding(ids: nn.Tensor, table: nn.Tensor) -> nn.Tensor:
-    """ids int32 [n], table [V, H] in its stored dtype: float32 [n, H]."""
-    dtype = str(table._expr.ty.dtype)
-    return embedding_op.emit(ids, table, hidden=int(table.shape[1]), layout="logical", table_dtype=dtype)
+def embedding(ids: nn.Tensor, table: nn.Tensor, *, site: str) -> nn.Tensor:
+    """ids int32 [n], table [V, H] in its stored dtype: float32 [n, H]. `site` as in `linear`."""
+    attrs = {"hidden": int(table.shape[1]), "table_dtype": str(table._expr.ty.dtype), "site": site}
+    return embedding_op.emit(ids, table, layout="logical", scheme="", **attrs)
 
 
 # ----------------------------------------------------------------------------------------------------------- rms_norm

@@ -72,7 +72,7 @@ def packed(call: relax.Call, emit: Any, packed_rows: dict[relax.Var, relax.Var])
             packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0, tile=catalog.row_tile(current_profile())))
         x = packed_rows[x]
     operands = [
-        emit(pad_vector(o, parts=parts)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
+        emit(pad_vector(o, parts=parts, lanes=tile32.TILE)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
     ]
     weight = emit(pack_weight(w, layout="tile32", parts=parts))
     kept = {name: attr(call, name) for name in ("site", "axes", "epilogue", "rows")}
@@ -101,7 +101,7 @@ def _sample_linear(rng: np.random.Generator, dtype: str) -> list[Sample]:
         for epilogue in ([], ["bias"], ["residual"], ["bias", "residual"], ["silu_mul"]):
             k, features = 40, 72
             x, w = rng.standard_normal((n, k), dtype=np.float32), random_weight(rng, (features, k), dtype)
-            attrs = {"site": "test", "axes": ["ffn", "hidden"], "epilogue": epilogue, "rows": rows}
+            attrs = {"site": "test", "axes": ["ffn", "hidden"], "epilogue": epilogue, "rows": rows, "scheme": ""}
             samples.append(Sample([x, w, *_operands(rng, epilogue, n, features)], attrs))
     return samples
 
@@ -128,10 +128,10 @@ def linear(x: nn.Tensor, w: nn.Tensor, bias: nn.Tensor | None = None, *, site: s
     """x [n, K] times w [N, K] transposed, plus bias [N]: float32 [n, N].
 
     `site` names the place in the model (`layers.3.mlp.down`), `axes` the logical (output, input) axes; quantization maps,
-    adapters, sharding and `explain` hang on these.
+    adapters, sharding and `explain` hang on these. A pass fills in `scheme`, how the weight is quantized ("": not at all).
     """
     operands, epilogue = ([bias], ["bias"]) if bias is not None else ([], [])
-    return linear_op.emit(x, w, *operands, site=site, axes=list(axes), epilogue=epilogue, rows="n")
+    return linear_op.emit(x, w, *operands, site=site, axes=list(axes), epilogue=epilogue, rows="n", scheme="")
 
 
 # ------------------------------------------------------------------------------------------------------ packed_linear

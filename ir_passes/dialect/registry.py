@@ -103,6 +103,36 @@ def dialect_op(
     return OPS[full]
 
 
+@dataclasses.dataclass(frozen=True)
+class CompileTimeOp:
+    """An op on weights that the compiler evaluates itself: it is lifted out of the step and has no kernel."""
+
+    name: str
+    op: ir.Op
+
+    def __call__(self, *args: Expr, **attrs: Any) -> relax.Call:
+        """A call of this op on Relax expressions."""
+        return relax.Call(self.op, list(args), attrs=dict_attrs(**attrs))
+
+    def matches(self, expr: Expr) -> bool:
+        """Whether `expr` is a call of this op."""
+        return isinstance(expr, relax.Call) and expr.op == self.op
+
+
+def compile_time_op(name: str, doc: str, *, infer: Callable[[relax.Call], Any]) -> CompileTimeOp:
+    """Register `heddle.<name>` with TVM as an op that must be gone before legalization."""
+    full = f"heddle.{name}"
+
+    def refuse(_builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+        raise ValueError(f"{full} has no kernel: LiftWeights turns it into a parameter, which its argument prevented")
+
+    op = register_op(full, doc)
+    ir.register_op_attr(full, "FInferType", lambda call, _builder: infer(call))
+    ir.register_op_attr(full, "FPurity", True)
+    ir.register_op_attr(full, "FLegalize", refuse)
+    return CompileTimeOp(full, op)
+
+
 def tensor(shape: Sequence[PrimExpr], dtype: str = "float32") -> TensorType:
     """A Relax tensor type."""
     return TensorType(list(shape), dtype)

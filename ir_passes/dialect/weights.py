@@ -91,14 +91,15 @@ pack_weight = dialect_op(
 # --------------------------------------------------------------------------------------------------------- pad_vector
 def _infer_pad(call: relax.Call) -> TensorType:
     (n,) = shape_of(call.args[0])
-    parts = attr(call, "parts")
-    return tensor([parts * -(-n // parts // LANES) * LANES], str(call.args[0].ty.dtype))
+    parts, lanes = attr(call, "parts"), attr(call, "lanes")
+    return tensor([parts * -(-n // parts // lanes) * lanes], str(call.args[0].ty.dtype))
 
 
 def _legalize_pad(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     (n,) = shape_of(call.args[0])
     per_part = n // attr(call, "parts")
-    padded = -(-per_part // LANES) * LANES
+    lanes = attr(call, "lanes")
+    padded = -(-per_part // lanes) * lanes
     dtype = str(call.args[0].ty.dtype)
 
     def pad(x: te.Tensor) -> te.Tensor:
@@ -111,20 +112,20 @@ def _legalize_pad(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return builder.call_te(pad, call.args[0])
 
 
-def _reference_pad(vector: np.ndarray, *, parts: int) -> tuple[np.ndarray, ...]:
+def _reference_pad(vector: np.ndarray, *, parts: int, lanes: int) -> tuple[np.ndarray, ...]:
     blocks = vector.reshape(parts, -1)
-    return (np.pad(blocks, ((0, 0), (0, -blocks.shape[1] % LANES))).reshape(-1),)
+    return (np.pad(blocks, ((0, 0), (0, -blocks.shape[1] % lanes))).reshape(-1),)
 
 
 pad_vector = dialect_op(
     "pad_vector",
-    "x [N] -> each of `parts` blocks padded with zeros to a multiple of 32: operands of an epilogue",
+    "x [N] -> each of `parts` blocks padded with zeros to a multiple of `lanes`: operands of an epilogue",
     infer=_infer_pad,
     legalize=_legalize_pad,
     reference=_reference_pad,
     samples=lambda rng, dtype: [
-        Sample([rng.standard_normal(70, dtype=np.float32)], {"parts": 1}),
-        Sample([rng.standard_normal(70, dtype=np.float32)], {"parts": 2}),
+        Sample([rng.standard_normal(70, dtype=np.float32)], {"parts": 1, "lanes": 32}),
+        Sample([rng.standard_normal(70, dtype=np.float32)], {"parts": 2, "lanes": 16}),
     ],
     tolerance=EXACT,
     flops=lambda call: 0,

@@ -42,6 +42,12 @@ class WeightFormat:
             )
 
     @property
+    def name(self) -> str:
+        """The name that `weight_format` reads: the bits, then the suffixes of schemes (`w4-g32-2l`, `w8-pc`)."""
+        size = "pc" if self.group is None else f"g{self.group}"
+        return f"w{self.bits}-{size}" + "-2l" * self.two_level + "-asym" * (not self.symmetric)
+
+    @property
     def zero(self) -> int:
         """The code of 0 in symmetric formats, and of padding in all: 8 or 128."""
         return 1 << (self.bits - 1)
@@ -78,7 +84,7 @@ class WeightFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """A weight format and an activation format under a name. `activation` is one of `ACTIVATIONS`:
+    """A weight format and an activation format. `activation` is one of `ACTIVATIONS`:
 
     f32: activations as they are, weights dequantized in registers.
     limbs: 15 bits per token, x = scale * (128 * high + low) with both limbs int8.
@@ -86,9 +92,15 @@ class Scheme:
     int8-group: dynamic codes with one scale per token and group of the weights' size.
     """
 
-    name: str
     weight: WeightFormat
     activation: str
+
+    @property
+    def name(self) -> str:
+        """The name, with what may be left to defaults said: `w4a8-g32` for `w4a8`."""
+        width = "a16" if self.activation in ("f32", "limbs") else "a8"
+        bits, dash, suffixes = self.weight.name.partition("-")
+        return bits + width + dash + suffixes + {"f32": "-f32", "int8-group": "-ag"}.get(self.activation, "")
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -98,6 +110,12 @@ class Scheme:
                 f"{self.name}: activations scaled per group need weights in groups with float scales; drop `ag`, or "
                 "take `g32` without `2l`"
             )
+
+
+def weight_format(name: str) -> WeightFormat:
+    """The weight format of a name such as `w4-g32`, or of a scheme. ValueError as `scheme` raises it."""
+    base, dash, suffixes = name.partition("-")
+    return scheme(f"{base}a16{dash}{suffixes}" if base in ("w4", "w8") else name).weight
 
 
 def scheme(name: str) -> Scheme:
@@ -120,4 +138,4 @@ def scheme(name: str) -> Scheme:
     group = None if size == "pc" else int(size[1:])
     weight = WeightFormat(bits, group, symmetric="asym" not in suffixes, two_level="2l" in suffixes)
     narrow = "int8-group" if "ag" in suffixes else "int8"
-    return Scheme(name, weight, ("f32" if "f32" in suffixes else "limbs") if wide else narrow)
+    return Scheme(weight, ("f32" if "f32" in suffixes else "limbs") if wide else narrow)

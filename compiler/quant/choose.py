@@ -1,0 +1,133 @@
+"""How a model is quantized, decided and checked before any work starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ...models.problems import Problem, error
+from ...models.weights import TensorSource, WeightSpec
+from ...runtime.errors import HeddleError
+from ...runtime.features import physical_cores
+from ...schedules.catalog import scheme_obstacle
+from ...schedules.layouts.scheme import Scheme
+from ...schedules.target import TargetProfile
+from .site_map import KEEP, expand, parse_sites
+
+Quant = str | Mapping[str, str] | None
+"""A scheme's name, a map from patterns of sites to names of schemes (or "none"), or nothing."""
+
+EMBED, HEAD = "embed", "lm_head"
+SCAN = 1 << 22  # elements that one thread looks through at a time
+
+
+def model_sites(specs: Mapping[str, WeightSpec]) -> dict[str, str]:
+    """The parameter with the weight of each site that can be quantized; a tied head has the embedding's."""
+    sites = {param.removesuffix(".weight"): param for param, spec in specs.items() if spec.kind != "vector"}
+    if HEAD not in sites and EMBED in sites:
+        sites[HEAD] = sites[EMBED]
+    return sites
+
+
+def choose_schemes(quant: Quant, sites: Mapping[str, str]) -> dict[str, Scheme]:
+    """The scheme of each site that is quantized; `sites` as `model_sites` gives them.
+
+    A table that embedding and head share follows the head's scheme, unless `quant` names `embed` itself: it is then stored
+    once. HeddleError as `parse_sites` raises it.
+    """
+    if quant is None:
+        return {}
+    chosen = parse_sites(quant, list(sites))
+    tied = EMBED in sites and sites[EMBED] == sites.get(HEAD)
+    if tied and (isinstance(quant, str) or EMBED not in quant):
+        chosen.pop(EMBED, None)
+        if HEAD in chosen:
+            chosen[EMBED] = chosen[HEAD]
+    return chosen
+
+
+def names(schemes: Mapping[str, Scheme], sites: Iterable[str]) -> dict[str, str]:
+    """The scheme's name at each site, "none" where there is none; equal choices give equal names (`w4a8` is `w4a8-g32`)."""
+    return {site: schemes[site].name if site in schemes else KEEP for site in sites}
+
+
+def scheme_problems(
+    schemes: Mapping[str, Scheme], sites: Mapping[str, str], specs: Mapping[str, WeightSpec], profile: TargetProfile
+) -> list[Problem]:
+    """Sites whose shape does not suit their scheme, and schemes that the target has no kernels for; each kind once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for site, scheme in schemes.items():
+        reason = scheme_obstacle(scheme, profile)
+        if not reason:
+            try:
+                scheme.weight.groups(specs[sites[site]].shape[1])
+            except ValueError as refused:
+                reason = str(refused)
+        if reason:
+            found.setdefault((scheme.name, reason), []).append(site)
+    return [error(f"{name} does not fit {_some(where)}", reason) for (name, reason), where in found.items()]
+
+
+def finite_problems(params: Sequence[str], read_names: Mapping[str, str], checkpoint: TensorSource) -> list[Problem]:
+    """Weights among `params` that are NaN or infinite: no scale can represent them."""
+    problems = []
+    with ThreadPoolExecutor(len(physical_cores())) as pool:
+        for param in dict.fromkeys(params):
+            name = read_names[param]
+            flat = checkpoint.read(name).reshape(-1)
+            pieces = [flat[start : start + SCAN] for start in range(0, len(flat), SCAN)]
+            bad = next((i for i, fine in enumerate(pool.map(_finite, pieces)) if not fine), None)
+            if bad is None:
+                continue
+            at = bad * SCAN + int(np.argmin(np.isfinite(pieces[bad].astype(np.float32))))
+            columns = checkpoint.tensors[name].shape[-1]
+            value = float(flat[at])
+            problems.append(
+                error(
+                    f"{name}[{at // columns}, {at % columns}] is {value:g}",
+                    "it cannot be quantized: no scale can represent it",
+                    "check the checkpoint (download it again if it should be sound), or leave this matrix unquantized",
+                )
+            )
+    return problems
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all values are finite, told by their bits: NumPy takes bfloat16 and float16 slowly."""
+    if values.itemsize == 2:
+        exponent = np.uint16(0x7F80 if values.dtype.name == "bfloat16" else 0x7C00)
+        bits = values.view(np.uint16) & exponent
+        return bool(bits.max(initial=0) != exponent)
+    return bool(np.isfinite(values).all())
+
+
+def _some(sites: Sequence[str]) -> str:
+    """The first sites of a list, and how many more there are."""
+    shown = ", ".join(itertools.islice(sites, 3))
+    return f"{shown} and {len(sites) - 3} more" if len(sites) > 3 else shown
+
+
+def parse_options(options: Sequence[str]) -> Quant:
+    """What `--quant` options of a command line mean: a scheme, SITE=SCHEME for patterns of sites, or a scheme and exceptions.
+
+    With exceptions the embedding goes with the head. HeddleError for several schemes without a site.
+    """
+    plain = [option for option in options if "=" not in option]
+    overrides = dict(option.split("=", 1) for option in options if "=" in option)
+    if len(plain) > 1:
+        raise HeddleError(
+            f"--quant names several schemes for the whole model: {', '.join(plain)}",
+            "one scheme holds for all sites that no pattern names",
+            "keep one, and give the others sites: --quant w4a8 --quant 'lm_head=w4a8'",
+        )
+    if not plain:
+        return overrides or None
+    if not overrides:
+        return plain[0]
+    merged = {**expand(plain[0]), **overrides}
+    if HEAD in overrides and EMBED not in overrides:
+        merged[EMBED] = overrides[HEAD]
+    return merged
