@@ -15,7 +15,7 @@ from typing import Any
 from ..ir_passes.pipeline import Lowered, lower
 from ..ir_passes.straightline import name_of
 from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
-from ..models.problems import raise_errors
+from ..models.problems import Problem, raise_errors
 from ..models.registry import Architecture
 from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
@@ -107,7 +107,7 @@ def compile_model(
         profile = _resolve(target)
         schemes = choose_schemes(quant, model_sites(model.specs))
         options = _options(model, profile, dtype, schemes, kv_dtype, max_tokens, max_seqs)
-        _check_schemes(model, profile, schemes)
+        raise_errors(f"{model.path} cannot be quantized so", _scheme_problems(model, profile, schemes))
     if output is not None:
         return _build(model, profile, options, Path(output), seconds, progress)
     key = build_cache.cache_key(
@@ -169,19 +169,23 @@ def _options(
     return Options(profile.name, dtype, every, chosen, max_tokens, max_seqs)
 
 
-def _check_schemes(model: Source, profile: TargetProfile, schemes: dict[str, Scheme]) -> None:
-    """ModelError with every site that its scheme does not fit."""
-    problems = scheme_problems(schemes, model_sites(model.specs), model.specs, profile)
-    raise_errors(f"{model.path} cannot be quantized like this", problems)
+def quantization_problems(source: str | Path, quant: Quant, target: str = "native") -> list[Problem]:
+    """What prevents a checkpoint from being quantized like this, its values included. HeddleError where `quant` is wrong."""
+    model = read_source(Path(source))
+    schemes = choose_schemes(quant, model_sites(model.specs))
+    return _scheme_problems(model, _resolve(target), schemes) + _value_problems(model, list(schemes))
 
 
-def _check_finite(model: Source, schemes: dict[str, str]) -> None:
-    """ModelError with every weight that is to be quantized and is NaN or infinite."""
+def _scheme_problems(model: Source, profile: TargetProfile, schemes: dict[str, Scheme]) -> list[Problem]:
+    return scheme_problems(schemes, model_sites(model.specs), model.specs, profile)
+
+
+def _value_problems(model: Source, quantized: list[str]) -> list[Problem]:
+    """NaN and infinite weights at the sites that are to be quantized."""
     if isinstance(model.checkpoint, RandomCheckpoint):
-        return
+        return []
     sites = model_sites(model.specs)
-    params = [sites[site] for site, name in schemes.items() if name != KEEP]
-    raise_errors(f"{model.path}", finite_problems(params, model.match.names, model.checkpoint))
+    return finite_problems([sites[site] for site in quantized], model.match.names, model.checkpoint)
 
 
 def _build(
@@ -196,13 +200,13 @@ def _build(
     heads = {"heads": model.config.num_heads, "kv_heads": model.config.num_kv_heads}
     layout = PlanLayout.of(options.max_tokens, options.max_seqs, **heads)
     dtypes = matrix_dtypes(model, options.dtype)
+    schemes = {site: name for site, name in options.schemes.items() if name != KEEP}
     with _timed(seconds, "check_weights"):
-        _check_finite(model, options.schemes)
+        raise_errors(f"{model.path} cannot be quantized", _value_problems(model, list(schemes)))
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with _timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
         report("lowering", 0, 3)
-        schemes = {site: name for site, name in options.schemes.items() if name != KEEP}
         lowered = lower(mod, profile, max_tokens=options.max_tokens, schemes=schemes)
         seconds.update(lowered.seconds)
         report("generating code", 1, 3)
@@ -266,4 +270,13 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-__all__ = ["ModelError", "Options", "Source", "compile_model", "generate_code", "matrix_dtypes", "read_source"]
+__all__ = [
+    "ModelError",
+    "Options",
+    "Source",
+    "compile_model",
+    "generate_code",
+    "matrix_dtypes",
+    "quantization_problems",
+    "read_source",
+]

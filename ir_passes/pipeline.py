@@ -104,7 +104,8 @@ def lower(
 ) -> Lowered:
     """Lower the exported functions `embed`, `body` and `head` to virtual machine code for one target profile.
 
-    `schemes` names the quantization scheme of each site that has one. Raises RuntimeError naming the phase where the module stops being well-formed.
+    `schemes` names the quantization scheme of each site that has one. Raises RuntimeError naming the phase where the module
+    stops being well-formed.
     """
     out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}, {}, {})
     log = out.log

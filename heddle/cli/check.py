@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+from .quant import quant_option
 
 
 @click.command("check")
 @click.argument("model", type=click.Path(path_type=Path))
+@quant_option(help="Check also whether MODEL can be quantized so (as in heddle compile).")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @click.pass_context
-def command(ctx: click.Context, model: Path, as_json: bool) -> None:
+def command(ctx: click.Context, model: Path, quant: Any, as_json: bool) -> None:
     """List all problems of MODEL, a Hugging Face model directory, at once. Exits with 1 if any is an error."""
     from ..models.check import check_model
 
     problems = check_model(model)
+    if quant is not None and all(problem.severity != "error" for problem in problems):
+        from ..compiler.driver import quantization_problems
+
+        problems += quantization_problems(model, quant)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(problem) for problem in problems]))

@@ -72,7 +72,8 @@ def packed(call: relax.Call, emit: Any, packed_rows: dict[relax.Var, relax.Var])
             packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0, tile=catalog.row_tile(current_profile())))
         x = packed_rows[x]
     operands = [
-        emit(pad_vector(o, parts=parts, lanes=tile32.TILE)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
+        emit(pad_vector(o, parts=parts, lanes=tile32.TILE)) if e == "bias" else o
+        for e, o in zip(epilogue, operands, strict=False)
     ]
     weight = emit(pack_weight(w, layout="tile32", parts=parts))
     kept = {name: attr(call, name) for name in ("site", "axes", "epilogue", "rows")}

@@ -63,7 +63,11 @@ def _reference_quant_pack(
 
 def _sample_quant_pack(rng: np.random.Generator, dtype: str) -> list[Sample]:
     samples = []
-    for n, k, activation, group, tile in ((1, 64, "int8", 32, 1), (29, 76, "limbs", 0, 12), (7, 64, "int8-group", 32, 8)):
+    for n, k, activation, group, tile in (
+        (1, 64, "int8", 32, 1),
+        (29, 76, "limbs", 0, 12),
+        (7, 64, "int8-group", 32, 8),
+    ):
         x = rng.standard_normal((n, k), dtype=np.float32)
         samples.append(Sample([x], {"activation": activation, "group": group, "tile": tile, "norm_eps": -1.0}))
     return samples
@@ -119,7 +123,12 @@ def _sample_quant_linear(rng: np.random.Generator, dtype: str) -> list[Sample]:
     samples = []
     for i, (k, features, name, epilogue) in enumerate(quant_linear_rows.SHAPES):
         n, rows = ((1, "1"), (3, "4"), (7, "8"), (29, "n"))[i % 4]
-        attrs = {"scheme": name, "in_features": k, "out_features": features, "epilogue": list(epilogue)}
+        attrs: dict[str, Any] = {
+            "scheme": name,
+            "in_features": k,
+            "out_features": features,
+            "epilogue": list(epilogue),
+        }
         arrays: list[Any] = quant_linear_rows.random_inputs(rng, _spec(**attrs), n, _tile(rows))
         attrs |= {"rows": rows, "site": "test", "axes": ["ffn", "hidden"]}
         samples.append(Sample([*arrays, relax.ShapeExpr([n])], attrs))

@@ -36,9 +36,7 @@ def _legalize_embedding(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
     return call_kernel(builder, func, "quant_embedding", list(call.args), call.ty)
 
 
-def _reference_embedding(
-    ids: np.ndarray, *arrays: np.ndarray, format: str, **_: Any
-) -> tuple[np.ndarray, ...]:
+def _reference_embedding(ids: np.ndarray, *arrays: np.ndarray, format: str, **_: Any) -> tuple[np.ndarray, ...]:
     fmt = weight_format(format)
     named = dict(zip(packed_arrays(fmt, 16, _columns(arrays[0])), arrays, strict=True))
     return (QuantizedMatrix.unpack(fmt, named, 16 * len(arrays[0])).dequantize()[ids],)
