@@ -107,7 +107,7 @@ def compile_model(
         profile = _resolve(target)
         schemes = choose_schemes(quant, model_sites(model.specs))
         options = _options(model, profile, dtype, schemes, kv_dtype, max_tokens, max_seqs)
-        raise_errors(f"{model.path} cannot be quantized so", _scheme_problems(model, profile, schemes))
+        raise_errors(f"quantizing {model.path}", _scheme_problems(model, profile, schemes))
     if output is not None:
         return _build(model, profile, options, Path(output), seconds, progress)
     key = build_cache.cache_key(
@@ -202,7 +202,7 @@ def _build(
     dtypes = matrix_dtypes(model, options.dtype)
     schemes = {site: name for site, name in options.schemes.items() if name != KEEP}
     with _timed(seconds, "check_weights"):
-        raise_errors(f"{model.path} cannot be quantized", _value_problems(model, list(schemes)))
+        raise_errors(f"quantizing {model.path}", _value_problems(model, list(schemes)))
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with _timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)

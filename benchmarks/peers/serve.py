@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulate import decoder_losses
 
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 
@@ -133,6 +134,11 @@ def rgcn_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
     return network_torch(a, layer)
 
 
+def decoder_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """Losses of a quantized model on a text."""
+    return decoder_losses(a, THREADS)
+
+
 def fastest_product(torch: Any, matrix: Any, x: np.ndarray) -> Callable[[Any, Any], Any]:
     """The faster of torch's two kernels for CSR times dense: MKL's, and its own with a reduction, which balances rows better."""
     b = torch.from_numpy(x)
@@ -168,6 +174,7 @@ OPERATIONS = {
         sage_mean_torch,
         sage_max_torch,
         rgcn_torch,
+        decoder_torch,
     )
 }
 

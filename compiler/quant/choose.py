@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ...models.weights import TensorSource, WeightSpec
 from ...runtime.errors import HeddleError
 from ...runtime.features import physical_cores
 from ...schedules.catalog import scheme_obstacle
+from ...schedules.cpu.quant_spec import QuantSpec
 from ...schedules.layouts.scheme import Scheme
 from ...schedules.target import TargetProfile
 from .site_map import KEEP, expand, parse_sites
@@ -35,14 +37,14 @@ def model_sites(specs: Mapping[str, WeightSpec]) -> dict[str, str]:
 def choose_schemes(quant: Quant, sites: Mapping[str, str]) -> dict[str, Scheme]:
     """The scheme of each site that is quantized; `sites` as `model_sites` gives them.
 
-    A table that embedding and head share follows the head's scheme, unless `quant` names `embed` itself: it is then stored
-    once. HeddleError as `parse_sites` raises it.
+    A table that embedding and head share follows the head's scheme and is then stored once, unless some pattern of `quant`
+    with letters of its own matches `embed`. HeddleError as `parse_sites` raises it.
     """
     if quant is None:
         return {}
     chosen = parse_sites(quant, list(sites))
     tied = EMBED in sites and sites[EMBED] == sites.get(HEAD)
-    if tied and (isinstance(quant, str) or EMBED not in quant):
+    if tied and (isinstance(quant, str) or not any(fnmatchcase(EMBED, p) and p.strip("*?") for p in quant)):
         chosen.pop(EMBED, None)
         if HEAD in chosen:
             chosen[EMBED] = chosen[HEAD]
@@ -63,7 +65,8 @@ def scheme_problems(
         reason = scheme_obstacle(scheme, profile)
         if not reason:
             try:
-                scheme.weight.groups(specs[sites[site]].shape[1])
+                rows, columns = specs[sites[site]].shape
+                QuantSpec(columns, rows, scheme.weight, scheme.activation)
             except ValueError as refused:
                 reason = str(refused)
         if reason:

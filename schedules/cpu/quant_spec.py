@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from ..compat import T
 from ..emit import Buffer, Value, buffer, local, serial, store, when
 from ..layouts.quantized import packed_arrays
-from ..layouts.scheme import ACTIVATIONS, WeightFormat
+from ..layouts.scheme import ACTIVATIONS, MAX_GROUP_SCALE, WeightFormat
 from ..vector import LANES, Vec, const, fma, lanes, silu, splat
 from .linear_spec import EPILOGUES
 
@@ -42,6 +42,11 @@ class QuantSpec:
         if self.epilogue not in EPILOGUES:
             raise ValueError(f"no quantized linear with the epilogue {self.epilogue!r}; choose one of {EPILOGUES}")
         self.weight.groups(self.in_features)
+        if self.integer and self.in_features > self.room:
+            raise ValueError(
+                f"int32 sums over {self.in_features} columns could overflow, {self.room} are the most; take a format with "
+                "one level of scales in groups"
+            )
         if self.activation == "int8-group" and (self.weight.two_level or self.weight.group is None):
             raise ValueError(
                 "activations in groups need weights in groups with one level of scales; take int8 activations per token"
@@ -81,6 +86,13 @@ class QuantSpec:
     def integer(self) -> bool:
         """Whether one int32 sum runs over all of K: scales per channel, or two levels of them."""
         return self.limbs > 0 and (self.weight.two_level or self.groups == 1)
+
+    @property
+    def room(self) -> int:
+        """Columns whose products with codes of +-127 surely fit one int32 sum."""
+        low, high = self.weight.codes
+        largest = max(high - self.weight.zero, self.weight.zero - low) if self.weight.symmetric else high
+        return (2**31 - 1) // (127 * largest * (MAX_GROUP_SCALE if self.weight.two_level else 1))
 
     @property
     def row_scales(self) -> int:

@@ -14,7 +14,7 @@ ACTIVATIONS = ("f32", "limbs", "int8", "int8-group")
 BASES = ("w4a16", "w4a8", "w8a8", "w8a16")
 SUFFIXES = ("g32", "g64", "g128", "pc", "2l", "asym", "ag", "f32")
 BLOCK = {4: 32, 8: 4}  # k's that the layouts keep together, by bits
-MAX_GROUP_SCALE = 15  # of two-level scales: times 8 * 127 it leaves int32 sums room for 140,000 columns
+MAX_GROUP_SCALE = 15  # of two-level scales
 
 
 @dataclasses.dataclass(frozen=True)
