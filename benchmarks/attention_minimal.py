@@ -26,7 +26,6 @@ from minimal_inputs import Inputs, float_inputs, int8_inputs
 from paged import MODELS, Batch, Heads, aligned, prepare
 
 from heddle.runtime.plans import Division
-from heddle.schedules.dot import VNNI
 from heddle.schedules.target import TargetProfile
 
 MOST_BYTES = 1.2e9
@@ -109,9 +108,9 @@ def main() -> None:
     target, about = report.heading(options)
     if target.vector_bits < 512:
         raise SystemExit(f"nothing to compare with: the minimal kernels need AVX-512, which {target.name} has not")
-    dtypes = [d for d in options.dtypes if d != "int8" or VNNI in target.features]
+    dtypes = [d for d in options.dtypes if d != "int8" or target.vnni]
     if dtypes != options.dtypes:
-        print(f"int8 left out: its minimal kernel needs {VNNI}, which {target.name} has not")
+        print(f"int8 left out: its minimal kernel needs VNNI, which {target.name} has not")
     results = []
     print(f"{'model':14} {'dtype':>8} {'batch':>5} {'tokens':>6} {'us':>10} {'minimal us':>10} {'speed':>7}")
     for model in options.models:

@@ -12,6 +12,7 @@ from .compat import Target
 
 _V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"])
 _V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+VNNI = frozenset(["avx512_vnni", "avx_vnni"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,11 @@ class TargetProfile:
     features: frozenset[str]
     vector_bits: int
     vector_registers: int
+
+    @property
+    def vnni(self) -> bool:
+        """Whether one instruction sums four products of bytes (vpdpbusd), in vectors of `vector_bits`."""
+        return not self.features.isdisjoint(VNNI)
 
     def tvm_target(self) -> Target:
         """The TVM target. Never the host's detected CPU name: virtual machines mask features behind it."""
@@ -48,6 +54,7 @@ PROFILES: dict[str, TargetProfile] = {
     p.name: p
     for p in (
         TargetProfile("x86-64-v3", "x86_64", "x86-64-v3", (), _V3, 256, 16),
+        TargetProfile("x86-64-v3-vnni", "x86_64", "x86-64-v3", ("+avxvnni",), _V3 | {"avx_vnni"}, 256, 16),
         TargetProfile("x86-64-v4", "x86_64", "x86-64-v4", (), _V4, 512, 32),
         TargetProfile("x86-64-v4-vnni", "x86_64", "x86-64-v4", ("+avx512vnni",), _V4 | {"avx512_vnni"}, 512, 32),
     )

@@ -176,12 +176,12 @@ def test_the_most_specific_pattern_decides_in_any_order() -> None:
     for items in (list(quant.items()), list(quant.items())[::-1]):
         found = parse_sites(dict(items), SITES)
         assert {site: s.name for site, s in found.items()} == {
-            "layers.0.mlp.gate": "w4a8",
-            "layers.0.mlp.down": "w8a8",
-            "layers.1.attn.q": "w4a8",
-            "layers.1.mlp.gate": "w4a8",
-            "layers.1.mlp.down": "w8a8",
-            "lm_head": "w8a16",
+            "layers.0.mlp.gate": "w4a8-g32",
+            "layers.0.mlp.down": "w8a8-pc",
+            "layers.1.attn.q": "w4a8-g32",
+            "layers.1.mlp.gate": "w4a8-g32",
+            "layers.1.mlp.down": "w8a8-pc",
+            "lm_head": "w8a16-pc",
         }
 
 

@@ -7,10 +7,11 @@ join the float32 sum by one fma, ascending, so that no choice made here changes 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 from ..compat import PrimFunc, T, tirx
-from ..dot import dot4
+from ..dot import BlockSums
 from ..emit import Buffer, Value, evaluate, i64, let, local, parallel, prim_func, serial, store
 from ..target import TargetProfile
 from ..vector import LANES, Vec, const, fma, lanes, splat
@@ -22,10 +23,14 @@ AHEAD = 128  # cache lines between a prefetch and its use
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """What one walk over k sums up: `streams` tiles of each part, for `rows` of a row tile."""
+    """What one walk over k sums up: `streams` tiles of each part, for `rows` of a row tile.
+
+    Within a group the sums of `at_once` rows are in registers, and after it those of the next ones.
+    """
 
     streams: int
     rows: int
+    at_once: int
 
 
 def plan_walk(spec: QuantSpec, rows: int, target: TargetProfile) -> Walk:
@@ -38,7 +43,9 @@ def plan_walk(spec: QuantSpec, rows: int, target: TargetProfile) -> Walk:
     each = (limbs + 1) * spec.parts  # int32 sums of the group, float32 sums of all groups
     rows_now = max(r for r in (1, 2, 4, 8) if r == 1 or (r <= rows and r * each <= vectors))
     few_chains = rows_now * limbs * spec.parts <= 4 and 2 * rows_now * each <= vectors
-    return Walk(2 if rows > 1 and few_chains else 1, rows_now)
+    # Two limbs of 8 rows leave no register for codes: half of the rows at a time, where groups have sums of their own.
+    halves = limbs == 2 and rows_now == 8 and not spec.integer
+    return Walk(2 if rows > 1 and few_chains else 1, rows_now, 4 if halves else rows_now)
 
 
 class _Rows:
@@ -109,13 +116,21 @@ class _Rows:
 
     def group(self, tiles: Sequence[Value], g: Value, row_tile: Value, first: Value, total: Sequence[Buffer]) -> None:
         """Add the products of one group of k."""
-        spec, walk = self.spec, self.walk
+        for m in range(0, self.walk.rows, self.walk.at_once):
+            self.group_of_rows(tiles, g, row_tile, first, m, total)
+
+    def group_of_rows(
+        self, tiles: Sequence[Value], g: Value, row_tile: Value, first: Value, m0: int, total: Sequence[Buffer]
+    ) -> None:
+        """Add the products of one group of k for the rows from `m0` of the walk."""
+        spec, count = self.spec, self.walk.at_once
         sums = total
         limbs = max(spec.limbs, 1)
         if not spec.integer or spec.weight.two_level:
             kind = "int32" if spec.limbs else "float32"
-            sums = [local(f"sum{i}", (limbs * walk.rows, LANES), kind, registers=True) for i in range(len(tiles))]
-        for m in range(walk.rows):
+            sums = [local(f"sum{i}", (limbs * count, LANES), kind, registers=True) for i in range(len(tiles))]
+        first = first + m0
+        for m in range(count):
             for limb in range(limbs):
                 at = m * limbs + limb
                 x_sum = self.b["sums"][row_tile, g, (first + m) * limbs + limb] if spec.limbs else None
@@ -131,7 +146,7 @@ class _Rows:
         if spec.group % BLOCK:
             self.block(tiles, i64(whole), spec.group % BLOCK // 4, g, row_tile, first, sums)
         if sums is not total:
-            self.join(tiles, g, row_tile, first, sums, total)
+            self.join(tiles, g, row_tile, first, m0, sums, total)
 
     def block(
         self,
@@ -148,6 +163,8 @@ class _Rows:
         for tile in tiles:
             self.fetch(tile, block)
         # One step over all tiles and rows before the next: their chains of dot products hide each other's latency.
+        count, limbs = walk.at_once * spec.limbs, range(spec.limbs)
+        dots = [BlockSums(count, spec.weight.bits, self.target) for _ in tiles] if spec.limbs else []
         by_tile = [block_words(w, spec.weight.bits, tile, block, words) for tile in tiles]
         for step, of_step in enumerate(zip(*by_tile, strict=True)):
             for i, (word, array, tile) in enumerate(zip(of_step, sums, tiles, strict=True)):
@@ -155,11 +172,13 @@ class _Rows:
                 if not spec.limbs:
                     self.multiply(codes, block * BLOCK + step * 4, tile, g, row_tile, first, array)
                     continue
-                for m in range(walk.rows):
-                    for limb in range(spec.limbs):
-                        at = (m * spec.limbs + limb, lanes(0))
-                        x = splat(self.b["x"][row_tile, block, first + m, limb * WORDS + step])
-                        store(array, at, dot4(array[at], codes, x, self.target, seven_bits=spec.weight.bits == 4))
+                for m, limb in itertools.product(range(walk.at_once), limbs):
+                    at = m * spec.limbs + limb
+                    x = splat(self.b["x"][row_tile, block, first + m, limb * WORDS + step])
+                    dots[i].add(array, (at, lanes(0)), at, codes, x)
+        for dot, array in zip(dots, sums, strict=False):
+            for at in range(count):
+                dot.finish(array, (at, lanes(0)), at)
 
     def multiply(
         self, codes: Vec, k: Value, tile: Value, g: Value, row_tile: Value, first: Value, array: Buffer
@@ -171,7 +190,7 @@ class _Rows:
             if not self.spec.weight.symmetric:
                 zero = T.cast(self.b["zeros"][tile, g, lanes(0)], "int32x16")
             weight = let("weight", T.cast(code - zero, "float32x16"))
-            for m in range(self.walk.rows):
+            for m in range(self.walk.at_once):
                 row = T.min(row_tile * self.rows + first + m, self.n - 1)
                 store(array, (m, lanes(0)), fma(weight, splat(self.b["x"][row, k + j]), array[m, lanes(0)]))
 
@@ -181,6 +200,7 @@ class _Rows:
         g: Value,
         row_tile: Value,
         first: Value,
+        m0: int,
         sums: Sequence[Buffer],
         total: Sequence[Buffer],
     ) -> None:
@@ -189,18 +209,20 @@ class _Rows:
         for array, wide, tile in zip(sums, total, tiles, strict=True):
             if spec.integer:
                 scale = let("scale", spec.integer_scales(self.b, tile, g))
-                for i in range(self.walk.rows * limbs):
-                    store(wide, (i, lanes(0)), wide[i, lanes(0)] + array[i, lanes(0)] * scale)
+                for i in range(self.walk.at_once * limbs):
+                    at = (m0 * limbs + i, lanes(0))
+                    store(wide, at, wide[at] + array[i, lanes(0)] * scale)
                 continue
             scale = let("scale", spec.scales(self.b, tile, g))
-            for m in range(self.walk.rows):
+            for m in range(self.walk.at_once):
                 value = (
                     joined([array[m * limbs + limb, lanes(0)] for limb in range(limbs)])
                     if limbs
                     else array[m, lanes(0)]
                 )
                 by = scale * splat(self.b["xs"][row_tile, g, first + m]) if spec.row_scales > 1 else scale
-                store(wide, (m, lanes(0)), fma(value, by, wide[m, lanes(0)]))
+                at = (m0 + m, lanes(0))
+                store(wide, at, fma(value, by, wide[at]))
 
     def fetch(self, tile: Value, block: Value) -> None:
         """Prefetch the codes of a block some blocks ahead; past the end of a tile that is the next task's."""

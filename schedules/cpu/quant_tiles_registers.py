@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..compat import T
-from ..dot import VNNI, dot4
+from ..dot import BlockSums
 from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll, when
 from ..layouts.rows import ROW_TILE
 from ..target import TargetProfile
@@ -26,8 +26,8 @@ class Shape:
         self.spec, self.target = spec, target
         many = target.vector_registers >= 32
         self.columns = 2 if many else 1  # column tiles in a register tile
-        # Sums that registers hold: without VNNI the widened operands want half of them.
-        held = (24 if VNNI in target.features else 12) if many else 4
+        # Sums that registers hold: without VNNI widened operands, or products that wait in 16 bits, want half of them.
+        held = (24 if many else 8) // (1 if target.vnni else 2)
         each = spec.limbs + (0 if spec.integer else 1)  # sums of one row and column tile
         self.rows = max(r for r in (1, 2, 3, 4, 6, 12) if r == 1 or r * each * self.columns <= held)
         self.width = max(self.columns, spec.parts)  # column tiles of a task, equally many of each part
@@ -110,9 +110,17 @@ class RegisterTile:
         line = let("line", T.min(self.next_step + step, self.next_lines - 1))
         for _, tile in self.columns:
             self.weights.fetch(tile, self.next, line)
+        count = shape.rows * limbs
+        # Of the sums of two register tiles in one task, TVM 0.27 shares the memory and then fails, if they wait in 16 bits.
+        bits = self.weights.bits if shape.width == shape.columns else 8
+        blocks = [BlockSums(count, bits, shape.target) for _ in self.columns]
         with unroll(words, "word") as word, unroll(shape.rows, "m") as m:
-            for array, (column, tile) in zip(sums, self.columns, strict=True):
+            for block, array, (column, tile) in zip(blocks, sums, self.columns, strict=True):
                 codes = self.weights.word(column, tile, step, word)
                 for limb in range(limbs):
+                    at = m * limbs + limb
                     row = splat(x[self.row_tile, first + step, self.m0 + m, limb * WORDS + word])
-                    store(array, m * limbs + limb, dot4(array[m * limbs + limb], codes, row, shape.target))
+                    block.add(array, at, at, codes, row)
+        for block, array in zip(blocks, sums, strict=True):
+            for at in range(count):
+                block.finish(array, at, at)

@@ -21,6 +21,7 @@ class Weights:
 
     def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
         self.spec, self.b = spec, b
+        self.bits = spec.weight.bits  # of the codes that `word` gives
         self.group_blocks = max(spec.group // BLOCK, 1)
         if not spec.integer:
             self.scales = local("wide_scales", (blocks // self.group_blocks, width), VECTOR)
@@ -84,6 +85,10 @@ class ScaledCodes(ExpandedCodes):
     A byte holds (code - 8) * scale + 128, which is in 8..233, or with zero points code * scale, at most 225. No byte carries into
     the next, so the arithmetic is on int32 lanes.
     """
+
+    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
+        super().__init__(spec, b, width, blocks)
+        self.bits = 8
 
     def expanded(self, tile: Value, block: Value) -> list[Vec]:
         """See ExpandedCodes."""
