@@ -33,12 +33,12 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
         op = next((op for op in (pack_rows, quant_pack) if op.matches(value)), None)
         if op is None:
             return None
-        norm = rewriter.value(value.args[0])
+        kind, norm = op.name.split(".")[1], rewriter.value(value.args[0])
         reason = _obstacle(rewriter, value, norm)
         if reason:
-            log.missed(f"{op.name} {var.name}", reason)
+            log.missed(f"{kind} {var.name}", reason)
             return None
-        log.matched(f"{op.name} {var.name}")
+        log.matched(f"{kind} {var.name}")
         attrs = {name: value.attrs[name] for name in value.attrs.keys()}  # noqa: SIM118 (not a dict)
         return op(*(rewriter.new(a) for a in norm.args), **(attrs | {"norm_eps": attr(norm, "eps")}))
 

@@ -35,7 +35,9 @@ def small_manifest() -> Manifest:
         tvm_version=tvm_version(),
         ffi_version=ffi_version(),
         target=TargetInfo("test", architecture(), (), {"kind": "llvm"}),
-        model=ModelInfo("LlamaForCausalLM", 32, 8, 1, 2, 1, 4, 64, "float16", "float32", {"hidden_size": 8}),
+        model=ModelInfo(
+            "LlamaForCausalLM", 32, 8, 1, 2, 1, 4, 64, "float16", {"embed": "none"}, "float32", {"hidden_size": 8}
+        ),
         generation={"eos_token_ids": [2]},
         functions=(FunctionInfo("body", ("w",), (InstanceInfo("body_1", 1), InstanceInfo("body_n", 16))),),
         weights=WeightsInfo("weights.safetensors", {"w": TensorInfo("float16", (8, 8))}),

@@ -13,7 +13,7 @@ from heddle.runtime.plans import PlanLayout
 from heddle.schedules.compat import ir, relax
 from heddle.schedules.target import PROFILES
 
-GOLDEN = Path(__file__).parent / "golden" / "small_llama.txt"
+GOLDEN = Path(__file__).parent / "golden"
 RAW = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -30,13 +30,28 @@ RAW = {
 }
 
 
-@pytest.fixture(scope="module")
-def lowered() -> Lowered:
+SCHEMES = {"embed": "w8a8-pc", "lm_head": "w8a8-pc"} | {
+    f"layers.0.{site}": "w4a8-g32"
+    for site in ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.up", "mlp.down")
+}
+
+
+def lower_small(schemes: dict[str, str]) -> Lowered:
     arch = architecture(RAW)
     config = arch.config(RAW)
     dtypes = {name: "float16" for name, spec in arch.weights(config).items() if spec.kind != "vector"}
     mod = arch.export(config, dtypes=dtypes, kv_dtype="float16", plan_layout=PlanLayout(64, 4))
-    return lower(mod, PROFILES["x86-64-v3"], max_tokens=64)
+    return lower(mod, PROFILES["x86-64-v3"], max_tokens=64, schemes=schemes)
+
+
+@pytest.fixture(scope="module")
+def lowered() -> Lowered:
+    return lower_small({})
+
+
+@pytest.fixture(scope="module")
+def quantized() -> Lowered:
+    return lower_small(SCHEMES)
 
 
 def summary(lowered: Lowered) -> str:
@@ -50,22 +65,23 @@ def summary(lowered: Lowered) -> str:
     lines += ["weights:", *(f"  {name} {w.dtype} {list(w.shape)}" for name, w in lowered.weights.items())]
     lines.append("passes:")
     for record in lowered.log.records:
-        if record.phase in ("merge_linears", "fuse_epilogue", "fuse_rope_append", "fuse_norm"):
+        if record.phase in ("assign_schemes", "merge_linears", "fuse_epilogue", "fuse_rope_append", "fuse_norm"):
             lines.append(f"  {record.phase} {record.function} {record.site}: {record.reason or 'matched'}")
     return "\n".join(lines) + "\n"
 
 
-def test_the_program_is_as_it_was(lowered: Lowered, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("model", "file"), [("lowered", "small_llama.txt"), ("quantized", "small_llama_w4a8.txt")])
+def test_the_program_is_as_it_was(model: str, file: str, request: pytest.FixtureRequest) -> None:
     """A change here is a change of every compiled model: look at it, then run pytest with --update-golden."""
-    found = summary(lowered)
+    found = summary(request.getfixturevalue(model))
     if request.config.getoption("--update-golden"):
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(found)
-    assert found == GOLDEN.read_text()
+        GOLDEN.mkdir(exist_ok=True)
+        (GOLDEN / file).write_text(found)
+    assert found == (GOLDEN / file).read_text()
 
 
 def test_every_phase_leaves_its_text_and_its_time(lowered: Lowered) -> None:
-    names = [phase.name for phase in phases(64)]
+    names = [phase.name for phase in phases(64, {})]
     assert [name for name, _ in lowered.texts] == ["export", *names]
     assert set(lowered.seconds) == set(names)
     assert all("def body" in text for _, text in lowered.texts)
@@ -77,6 +93,11 @@ def test_all_instances_take_their_weights_in_one_order(lowered: Lowered) -> None
     assert lowered.params["embed_n"] == lowered.params["head_1"] == ["embed.weight.tile32"], (
         "a tied table is stored once"
     )
+
+
+def test_a_quantized_table_is_stored_once(quantized: Lowered) -> None:
+    table = ["embed.weight.w8-pc.codes", "embed.weight.w8-pc.scales"]
+    assert quantized.params["embed_n"] == quantized.params["head_1"] == quantized.params["head_n"] == table
 
 
 def test_workspace_grows_with_the_rows(lowered: Lowered) -> None:

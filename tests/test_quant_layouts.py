@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from heddle.schedules.cpu import quant_reference as reference
 from heddle.schedules.layouts import int4, int8, tile16
 from heddle.schedules.layouts.quantized import QuantizedMatrix, packed_arrays
-from heddle.schedules.layouts.scheme import BASES, Scheme, WeightFormat, scheme
+from heddle.schedules.layouts.scheme import BASES, Scheme, WeightFormat, scheme, weight_format
 
 FORMATS = [
     WeightFormat(4, 32),
@@ -109,7 +109,10 @@ def test_channel_values_follow_the_tiles() -> None:
     ],
 )
 def test_scheme_names(name: str, weight: WeightFormat, activation: str) -> None:
-    assert scheme(name) == Scheme(name, weight, activation)
+    found = scheme(name)
+    assert found == Scheme(weight, activation)
+    assert scheme(found.name) == found
+    assert weight_format(weight.name) == weight
 
 
 @pytest.mark.parametrize(

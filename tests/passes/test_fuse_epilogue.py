@@ -15,7 +15,7 @@ PARAMS = [
     ("w", [40, 24], "float32"),
     ("gu", [96, 24], "float32"),
 ]
-ATTRS = {"site": "s", "axes": ["hidden", "ffn"], "rows": "n"}
+ATTRS = {"site": "s", "axes": ["hidden", "ffn"], "rows": "n", "scheme": ""}
 
 
 def gate_up(emit, h, gu):

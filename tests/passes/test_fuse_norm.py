@@ -38,7 +38,7 @@ def test_must_not_fire_where_the_rows_are_used_unpacked():
 
     after, log = apply(FuseNorm(), build(body))
     assert_equal(after, build(body))
-    assert log.records[0].reason == "the normalised rows are used unpacked too"
+    assert log.records[0].reason == "the normalised rows are used elsewhere too"
 
 
 def test_must_not_fire_without_a_norm():

@@ -9,7 +9,7 @@ from heddle.ir_passes.lift_weights import LiftWeights, evaluate, lifted_weights
 from heddle.schedules.compat import relax
 from tests.ir_tools import apply, assert_equal, function, normal, run
 
-ATTRS = {"layout": "tile32", "hidden": 40, "table_dtype": "float16"}
+ATTRS = {"layout": "tile32", "hidden": 40, "table_dtype": "float16", "site": "embed", "scheme": ""}
 PARAMS = [("ids", ["n"], "int32"), ("a.q.weight", [70, 40], "float16"), ("a.k.weight", [30, 40], "float16")]
 
 

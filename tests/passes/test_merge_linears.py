@@ -10,7 +10,7 @@ from heddle.schedules.compat import relax
 from tests.ir_tools import apply, assert_equal, function, normal, run
 
 PARAMS = [("x", ["n", 40], "float32"), ("wq", [64, 40], "float16"), ("wk", [24, 40], "float16")]
-ATTRS = {"axes": ["heads", "hidden"], "epilogue": [], "rows": "n"}
+ATTRS = {"axes": ["heads", "hidden"], "epilogue": [], "rows": "n", "scheme": ""}
 
 
 def before(params=PARAMS):
@@ -50,7 +50,7 @@ def test_must_not_fire_on_a_single_linear():
     alone = function(PARAMS[:2], body, num_input=1)
     after, log = apply(MergeLinears(), alone)
     assert_equal(after, alone)
-    assert log.records[0].reason == "no other linear reads the same input"
+    assert log.records[0].reason == "no other linear of its scheme reads the same input"
 
 
 def test_numeric():
@@ -59,3 +59,25 @@ def test_numeric():
     after, _ = apply(MergeLinears(), before())
     for old, new in zip(run(before(), arrays), run(after, arrays), strict=True):
         np.testing.assert_array_equal(old, new)  # outputs are independent chains: not even the last bit moves
+
+
+def quantized(q, k):
+    def body(emit, x, wq, wk):
+        first = emit(linear_op(x, wq, site="attn.q", **(ATTRS | {"scheme": q})))
+        return relax.Tuple([first, emit(linear_op(x, wk, site="attn.k", **(ATTRS | {"scheme": k})))])
+
+    return function(PARAMS, body, num_input=1)
+
+
+def test_linears_of_one_scheme_merge():
+    after, log = apply(MergeLinears(), quantized("w8a8-pc", "w8a8-pc"))
+    calls = [b.value for b in after["main"].body.blocks[0].bindings if linear_op.matches(b.value)]
+    assert [(str(call.attrs["scheme"]), str(call.attrs["site"])) for call in calls] == [("w8a8-pc", "attn.q+k")]
+    assert [r.matched for r in log.records] == [True]
+
+
+def test_must_not_fire_on_different_schemes():
+    for q, k in (("w8a8-pc", "w8a16-pc"), ("w8a8-pc", "")):
+        after, log = apply(MergeLinears(), quantized(q, k))
+        assert_equal(after, quantized(q, k))
+        assert {r.reason for r in log.records} == {"no other linear of its scheme reads the same input"}

@@ -15,11 +15,11 @@ from tests.ir_tools import apply, assert_equal, function, normal, run
 PARAMS = [("x", ["n", 40], "float32"), ("w", [70, 40], "float16"), ("b", [70], "float32")]
 TABLE = [("ids", ["n"], "int32"), ("w", [70, 40], "float16")]
 COMMON = {"site": "s", "axes": ["ffn", "hidden"], "epilogue": ["bias"]}
-EMBED = {"hidden": 40, "table_dtype": "float16"}
+EMBED = {"hidden": 40, "table_dtype": "float16", "site": "embed", "scheme": ""}
 
 
-def linear(rows):
-    return function(PARAMS, lambda emit, x, w, b: linear_op(x, w, b, rows=rows, **COMMON), num_input=1)
+def linear(rows, scheme=""):
+    return function(PARAMS, lambda emit, x, w, b: linear_op(x, w, b, rows=rows, scheme=scheme, **COMMON), num_input=1)
 
 
 def embed():
@@ -34,7 +34,7 @@ def test_expected(rows):
         n = x.ty.shape[0]
         if rows == "n":
             x = emit(pack_rows(x, norm_eps=-1.0, tile=row_tile(resolve_target())))
-        bias = emit(pad_vector(b, parts=1))
+        bias = emit(pad_vector(b, parts=1, lanes=32))
         weight = emit(pack_weight(w, layout="tile32", parts=1))
         sizes = {"in_features": 40, "out_features": 70, "weight_dtype": "float16"}
         return packed_linear(x, weight, bias, relax.ShapeExpr([n]), rows=rows, **sizes, **COMMON)
