@@ -64,11 +64,10 @@ class Layer:
             return [x]
         func = quant_pack(
             features=self.spec.in_features,
-            activation=self.spec.activation,
-            group=self.spec.weight.group,
             rows=rows,
             norm_eps=None,
             target=target,
+            **self.spec.coding(rows),
         )
         return call(func, target, [x], *ql.packed_rows(x, self.spec, rows))
 
@@ -123,7 +122,7 @@ def test_packing_with_a_norm_has_the_bits_of_rms_norm() -> None:
     normal = call(rms_norm(features=96, eps=1e-6, target=TARGETS[0]), TARGETS[0], [x, gamma], x)[0]
     spec = ql.quant_spec(96, 16, "w4a16-g32", ())
     want = ql.packed_rows(normal, spec, 4)
-    options = {"features": 96, "activation": "limbs", "group": 32, "rows": 4, "norm_eps": 1e-6}
+    options = {"features": 96, "activation": "limbs", "group": 32, "factor": -8, "rows": 4, "norm_eps": 1e-6}
     for target in TARGETS:
         for got, array in zip(call(quant_pack(target=target, **options), target, [x, gamma], *want), want, strict=True):
             np.testing.assert_array_equal(got, array)
@@ -147,7 +146,7 @@ def test_unknown_parameters_are_named(change: dict[str, object], words: str) -> 
 
 
 def test_activations_that_cannot_be_packed_are_named() -> None:
-    options = {"features": 64, "rows": 1, "norm_eps": None, "target": TARGETS[0]}
+    options = {"features": 64, "rows": 1, "factor": -8, "norm_eps": None, "target": TARGETS[0]}
     with pytest.raises(ValueError, match="choose one of limbs, int8, int8-group"):
         quant_pack(activation="f32", group=32, **options)
     with pytest.raises(ValueError, match="groups of 48 do not divide 64"):

@@ -47,18 +47,19 @@ def _legalize_quant_pack(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
         activation=attr(call, "activation"),
         group=attr(call, "group") or None,
         rows=attr(call, "tile"),
+        factor=attr(call, "factor"),
         norm_eps=eps if eps >= 0 else None,
     )
     return call_kernel(builder, func, "quant_pack", list(call.args), list(call.ty.fields))
 
 
 def _reference_quant_pack(
-    x: np.ndarray, *gamma: np.ndarray, activation: str, group: int, tile: int, norm_eps: float
+    x: np.ndarray, *gamma: np.ndarray, activation: str, group: int, tile: int, factor: int, norm_eps: float
 ) -> tuple[np.ndarray, ...]:
     if norm_eps >= 0:
         x64 = x.astype(np.float64)
         x = (x64 / np.sqrt((x64**2).mean(1, keepdims=True) + norm_eps) * gamma[0]).astype(np.float32)
-    return quant_pack_kernel.pack_activations(x, activation, group or None, tile)
+    return quant_pack_kernel.pack_activations(x, activation, group or None, tile, factor)
 
 
 def _sample_quant_pack(rng: np.random.Generator, dtype: str) -> list[Sample]:
@@ -69,13 +70,15 @@ def _sample_quant_pack(rng: np.random.Generator, dtype: str) -> list[Sample]:
         (7, 64, "int8-group", 32, 8),
     ):
         x = rng.standard_normal((n, k), dtype=np.float32)
-        samples.append(Sample([x], {"activation": activation, "group": group, "tile": tile, "norm_eps": -1.0}))
+        samples.append(
+            Sample([x], {"activation": activation, "group": group, "tile": tile, "factor": -8, "norm_eps": -1.0})
+        )
     return samples
 
 
 quant_pack = dialect_op(
     "quant_pack",
-    "activations [n, K] -> codes, scales and sums in tiles of `tile` rows, RMS-normalised on the way where norm_eps >= 0",
+    "activations [n, K] -> codes, scales, sums * factor in tiles of `tile` rows, RMS-normalised on the way where norm_eps >= 0",
     infer=_infer_quant_pack,
     legalize=_legalize_quant_pack,
     reference=_reference_quant_pack,
@@ -163,7 +166,8 @@ def quantized(call: relax.Call, emit: Any, shared: dict[Any, list[Expr]]) -> rel
     (n, columns), channels = shape_of(x), shape_of(w)[0]
     activations = [x]
     if found.activation != "f32":
-        coding = {"activation": found.activation, "group": found.weight.group or 0, "tile": _tile(rows)}
+        spec = quant_linear_rows.quant_spec(columns, channels // parts, found.name, tuple(epilogue))
+        coding = {"tile": _tile(rows)} | {name: value or 0 for name, value in spec.coding(_tile(rows)).items()}
         key = (x, *coding.values())
         if key not in shared:
             packed = emit(quant_pack(x, norm_eps=-1.0, **coding))

@@ -42,7 +42,7 @@ def packed_rows(x: np.ndarray, spec: QuantSpec, tile_rows: int) -> list[np.ndarr
     """The activations as a kernel takes them: x itself, or codes, scales and sums in tiles of `tile_rows` rows."""
     if not spec.limbs:
         return [x]
-    return list(pack_activations(x, spec.activation, spec.weight.group, tile_rows))
+    return list(pack_activations(x, rows=tile_rows, **spec.coding(tile_rows)))
 
 
 def random_inputs(rng: np.random.Generator, spec: QuantSpec, n: int, tile_rows: int) -> list[np.ndarray]:

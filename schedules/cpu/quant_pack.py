@@ -23,8 +23,10 @@ SERIAL = 8192  # elements that one thread packs sooner than it wakes the others
 class _Pack:
     """One kernel: its buffers and sizes, and the statements for one row."""
 
-    def __init__(self, features: int, activation: str, group: int | None, rows: int, norm_eps: float | None) -> None:
-        self.features, self.rows, self.norm_eps = features, rows, norm_eps
+    def __init__(
+        self, features: int, activation: str, group: int | None, rows: int, factor: int, norm_eps: float | None
+    ) -> None:
+        self.features, self.rows, self.factor, self.norm_eps = features, rows, factor, norm_eps
         self.limbs, self.levels = 2 if activation == "limbs" else 1, LEVELS[activation]
         self.group = group or features
         self.groups, self.scale_in_groups = features // self.group, activation == "int8-group"
@@ -113,7 +115,7 @@ class _Pack:
             store(total, 0, T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add", added[lanes(0)]))
         self.rest(row, tile, m, inverse, sums)
         for limb, total in enumerate(sums):
-            store(self.sums, (tile, g, m * self.limbs + limb), total[0])
+            store(self.sums, (tile, g, m * self.limbs + limb), total[0] * T.int32(self.factor))
 
     def rest(self, row: Value, tile: Value, m: Value, inverse: Value, sums: list[Buffer]) -> None:
         """The words of a last block that no vector fills; its words past the last k are 0."""
@@ -148,7 +150,9 @@ class _Pack:
         return [high, code - T.shift_left(high, every(T.int32(7)))]
 
 
-def pack_activations(x: np.ndarray, activation: str, group: int | None, rows: int) -> tuple[np.ndarray, ...]:
+def pack_activations(
+    x: np.ndarray, activation: str, group: int | None, rows: int, factor: int
+) -> tuple[np.ndarray, ...]:
     """Codes, scales and sums of x float32 [n, K] as `quant_pack` gives them; the reference of that kernel."""
     n, features = x.shape
     size = group or features
@@ -160,13 +164,13 @@ def pack_activations(x: np.ndarray, activation: str, group: int | None, rows: in
     words = padded.view(np.int32).reshape(limbs, n, -1, WORDS)[:, tiled]  # [limb, tile, m, block, word]
     codes = words.transpose(1, 3, 2, 0, 4).reshape(len(tiled), -1, rows, limbs * WORDS)
     sums = quantized.codes.reshape(limbs, n, -1, size).sum(-1, dtype=np.int32)[:, tiled]  # [limb, tile, m, group]
-    sums = sums.transpose(1, 3, 2, 0).reshape(len(tiled), -1, rows * limbs)
+    sums = np.int32(factor) * sums.transpose(1, 3, 2, 0).reshape(len(tiled), -1, rows * limbs)
     return tuple(np.ascontiguousarray(a) for a in (codes, quantized.scales[tiled].transpose(0, 2, 1), sums))
 
 
 def _reference(x: np.ndarray, *gamma: np.ndarray, **params: Any) -> tuple[np.ndarray, ...]:
     normal = x if params["norm_eps"] is None else norm.reference(x, gamma[0], params["norm_eps"])
-    return pack_activations(normal, params["activation"], params["group"], params["rows"])
+    return pack_activations(normal, *(params[name] for name in ("activation", "group", "rows", "factor")))
 
 
 def _inputs(rng: np.random.Generator, *, features: int, norm_eps: float | None, n: int, **_: Any) -> list[np.ndarray]:
@@ -174,8 +178,11 @@ def _inputs(rng: np.random.Generator, *, features: int, norm_eps: float | None, 
     return arrays if norm_eps is None else [*arrays, rng.standard_normal(features, dtype=np.float32)]
 
 
-def _case(features: int, activation: str, group: int | None, rows: int, n: int, norm_eps: float | None = None) -> Case:
+def _case(
+    features: int, activation: str, group: int | None, rows: int, n: int, factor: int, norm_eps: float | None = None
+) -> Case:
     names = {"features": features, "activation": activation, "group": group, "rows": rows, "norm_eps": norm_eps}
+    names |= {"factor": factor}
     if norm_eps is None:
         return Case(names, {"n": n})
     return Case(names, {"n": n}, Tolerance(0.02, "a float32 norm may round to the neighbouring code"))
@@ -187,22 +194,30 @@ def _case(features: int, activation: str, group: int | None, rows: int, n: int, 
     cost=lambda *, features, n, **_: Cost(bytes=5 * features * n, flops=0),
     tolerance=Tolerance(0, "codes, scales and sums are the same numbers"),
     cases=[
-        _case(96, "int8", 32, 1, 1),
-        _case(128, "int8-group", 64, 4, 3),
-        _case(52, "int8", None, 8, 9),
-        _case(76, "limbs", None, 4, 6),
-        _case(256, "limbs", 128, 12, 40),
-        _case(96, "int8-group", 32, 12, 100),
-        _case(64, "limbs", 32, 4, 6, 1e-6),
+        _case(96, "int8", 32, 1, 1, -8),
+        _case(128, "int8-group", 64, 4, 3, 1),
+        _case(52, "int8", None, 8, 9, -128),
+        _case(76, "limbs", None, 4, 6, -128),
+        _case(256, "limbs", 128, 12, 40, 1),
+        _case(96, "int8-group", 32, 12, 100, -8),
+        _case(64, "limbs", 32, 4, 6, -8, 1e-6),
     ],
     num_outputs=3,
 )
 def quant_pack(
-    *, features: int, activation: str, group: int | None, rows: int, norm_eps: float | None, target: TargetProfile
+    *,
+    features: int,
+    activation: str,
+    group: int | None,
+    rows: int,
+    factor: int,
+    norm_eps: float | None,
+    target: TargetProfile,
 ) -> PrimFunc:
     """x float32 [n, K] (and gamma float32 [K] with a norm) -> codes, scales and sums in tiles of `rows` rows.
 
-    `activation` is limbs, int8 or int8-group, `group` the group size of the weights (None: all of K). Outputs: codes
+    `QuantSpec.coding` says how a linear wants it: `activation` is limbs, int8 or int8-group, `group` how many k's have a sum
+    (None: all of K), `factor` what sums are multiplied by. Outputs: codes
     int32 [tiles, ceil(K / 32), rows, 8 * limbs], four k's a word, the high limb's 8 words before the low one's; scales
     float32 [tiles, groups or 1, rows]; sums of codes int32 [tiles, groups, rows * limbs]. With `rows` 1, n is 1. Rows
     past the last repeat it. With `norm_eps` the rows are normalised first, with the bits of `rms_norm`.
@@ -213,4 +228,4 @@ def quant_pack(
         raise ValueError(f"activations in {activation!r} are not packed; choose one of {', '.join(LEVELS)}")
     if features % (group or 4):
         raise ValueError(f"groups of {group or 4} do not divide {features} activations; choose a group that does")
-    return finish(_Pack(features, activation, group, rows, norm_eps).emit())
+    return finish(_Pack(features, activation, group, rows, factor, norm_eps).emit())

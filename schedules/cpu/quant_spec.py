@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..compat import T
 from ..emit import Buffer, Value, buffer, local, serial, store, when
 from ..layouts.quantized import packed_arrays
+from ..layouts.rows import ROW_TILE
 from ..layouts.scheme import ACTIVATIONS, MAX_GROUP_SCALE, WeightFormat
 from ..vector import LANES, Vec, const, fma, lanes, silu, splat
 from .linear_spec import EPILOGUES
 
 BLOCK = 32  # k's of one block: 8 words of 4 bytes, both nibbles of 4 cache lines of int4
 WORDS = 8
+SHIFT = 128  # added to codes of two levels times their integer scales, so that they are unsigned bytes
 LIMB = 128  # x = scale * (128 * high limb + low limb)
 
 
@@ -112,15 +115,28 @@ class QuantSpec:
             for name, (shape, dtype) in arrays.items()
         }
 
+    def coding(self, tile_rows: int) -> dict[str, Any]:
+        """How `quant_pack` codes activations for the kernel that takes tiles of `tile_rows` rows: activation, group, factor.
+
+        Its sums are what int32 sums begin with: -zero * (sum of the row's codes), where the format has one zero. Many rows
+        are multiplied with codes of two levels as bytes that have their group scale inside, and one zero for all of K.
+        """
+        if not self.weight.symmetric:
+            return {"activation": self.activation, "group": self.weight.group, "factor": 1}
+        if self.weight.two_level and tile_rows == ROW_TILE:
+            return {"activation": self.activation, "group": None, "factor": -SHIFT}
+        return {"activation": self.activation, "group": self.weight.group, "factor": -self.weight.zero}
+
     def activation_buffers(self, n: Value, row_tiles: Value, tile_rows: int) -> dict[str, Buffer]:
         """Parameters of the activations: `x` float32 [n, K], or what `quant_pack` made for tiles of `tile_rows` rows."""
         if not self.limbs:
             return {"x": buffer("x", [n, T.int64(self.in_features)], "float32", align=64)}
         codes = [row_tiles, *_int64(self.blocks, tile_rows, WORDS * self.limbs)]
+        groups = 1 if self.coding(tile_rows)["group"] is None else self.groups
         return {
             "x": buffer("x", codes, "int32", align=64),
             "xs": buffer("xs", [row_tiles, *_int64(self.row_scales, tile_rows)], "float32", align=64),
-            "sums": buffer("sums", [row_tiles, *_int64(self.groups, tile_rows * self.limbs)], "int32", align=64),
+            "sums": buffer("sums", [row_tiles, *_int64(groups, tile_rows * self.limbs)], "int32", align=64),
         }
 
     def epilogue_buffers(self, n: Value) -> dict[str, Buffer]:
@@ -139,7 +155,7 @@ class QuantSpec:
     def start(self, b: Mapping[str, Buffer], tile: Value, group: Value, x_sum: Value) -> Vec:
         """What a group's int32 sums begin with: -zero * sum of the row's codes. `tile` counts over both parts."""
         if self.weight.symmetric:
-            return splat(x_sum * T.int32(-self.weight.zero))
+            return splat(x_sum)  # quant_pack has multiplied
         return T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") * splat(T.int32(0) - x_sum)
 
     def scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:

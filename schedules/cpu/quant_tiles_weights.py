@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..compat import T
-from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll
-from ..layouts.rows import ROW_TILE
+from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store
 from ..vector import LANES, Vec, lanes, splat
 from .linear_spec import VECTOR, prefetch
-from .quant_spec import BLOCK, WORDS, QuantSpec, block_words
+from .quant_spec import BLOCK, SHIFT, WORDS, QuantSpec, block_words
 
 INTEGERS = f"int32x{LANES}"
 BYTES = 0x01010101  # the same byte four times
-SHIFT = 128  # added to signed codes of two levels, so that they are unsigned
 
 
 class Weights:
@@ -104,6 +102,8 @@ class ScaledCodes(ExpandedCodes):
 
     def starts(self, row_tile: Value) -> Callable[[Value, Value], Vec]:
         """See Weights."""
+        if self.spec.weight.symmetric:
+            return super().starts(row_tile)
         sums, groups = self.b["sums"], i64(self.spec.groups)
 
         def start(at: Value, tile: Value) -> Vec:
@@ -114,16 +114,7 @@ class ScaledCodes(ExpandedCodes):
                 store(acc, 0, acc[0] + self.spec.start(self.b, tile, g, sums[row_tile, g, at]) * scale)
             return acc[0]
 
-        if not self.spec.weight.symmetric:
-            return start
-        count = ROW_TILE * self.spec.limbs
-        # Unsigned: TVM 0.27 lets an array of int32 share the memory of the int32x16 accumulators, then fails on it.
-        totals = local("totals", (count,), "uint32")
-        with unroll(count, "m") as m:
-            store(totals, m, T.uint32(0))
-        with serial(groups, "g") as g, unroll(count, "m") as m:
-            store(totals, m, totals[m] + T.cast(sums[row_tile, g, m], "uint32"))
-        return lambda at, tile: splat(T.cast(totals[at], "int32") * T.int32(-SHIFT))
+        return start
 
 
 def weights_of(spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> Weights:

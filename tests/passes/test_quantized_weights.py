@@ -33,7 +33,9 @@ ARRAYS = {
 
 
 def codes_of(emit, x, activation="int8", group=32, rows="n"):
-    packed = emit(quant_pack(x, norm_eps=-1.0, activation=activation, group=group, tile=TILES[rows]))
+    factor = -8 if group else -128  # minus the zero of 4-bit codes in groups, and of 8-bit ones per channel
+    coding = {"activation": activation, "group": group, "factor": factor}
+    packed = emit(quant_pack(x, norm_eps=-1.0, tile=TILES[rows], **coding))
     return [emit(relax.TupleGetItem(packed, i)) for i in range(3)]
 
 
@@ -86,7 +88,7 @@ def two_linears(first, second):
     ("first", "second", "packs"),
     [
         ("w4a8-g32", "w4a8-g32", 1),
-        ("w4a8-g32", "w8a8-g32", 1),  # other weights, the same codes and sums of x
+        ("w4a8-g32", "w8a8-g32", 2),  # sums times another zero
         ("w4a8-g32", "w8a8-pc", 2),  # the sums are those of other groups
         ("w4a8-g32", "w4a16-g32", 2),
         ("w4a16-g32-f32", "w4a8-g32", 1),
@@ -163,7 +165,7 @@ def test_numeric(rows, name):
 
 # ------------------------------------------------------------------------------------------------------------ FuseNorm
 NORMED = [("x", ["n", K], "float32"), ("g", [K], "float32")]
-PACK = {"activation": "int8", "group": 32, "tile": 8}
+PACK = {"activation": "int8", "group": 32, "factor": -8, "tile": 8}
 
 
 def normed():
