@@ -21,10 +21,10 @@ from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
 from ..runtime.errors import HeddleError
 from ..runtime.features import physical_cores
-from ..runtime.manifest import LIBRARY_FILE, PLAN_FUNCTION
+from ..runtime.manifest import EDIT_FUNCTION, LIBRARY_FILE, PLAN_FUNCTION, RANK_FUNCTION, SAMPLE_FUNCTION
 from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
-from ..schedules.catalog import build_plan
+from ..schedules.catalog import build_plan, edit_logits, rank_tokens, sample_tokens
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.layouts.scheme import Scheme
 from ..schedules.target import TargetProfile, resolve_target
@@ -212,7 +212,9 @@ def _build(
         report("generating code", 1, 3)
         library = Path(scratch) / LIBRARY_FILE
         plan = build_plan(**dataclasses.asdict(layout), target=profile)
-        generate_code(lowered, {PLAN_FUNCTION: plan}, profile, library, seconds)
+        sampler = {SAMPLE_FUNCTION: sample_tokens, RANK_FUNCTION: rank_tokens, EDIT_FUNCTION: edit_logits}
+        extra = {n: make(vocab=model.config.vocab_size, target=profile) for n, make in sampler.items()}
+        generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, library, seconds)
         writer.copy(LIBRARY_FILE, library)
         for i, (phase, text) in enumerate(lowered.texts):
             writer.write_text(f"ir/{i:02d}-{phase}.py", text)

@@ -15,14 +15,28 @@ from .runtime.sampling import SamplingParams
 Prompt = str | Sequence[int] | np.ndarray
 
 
-def byte_count(size: int | str) -> int:
-    """A size in bytes from a number or a text such as "512MiB", "2GB", "1.5 GiB". RequestError where it is neither."""
+def memory_share(size: int | str) -> float | None:
+    """The share (over 0, at most 1) that a text such as "50%" says; None where it says none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", size) if isinstance(size, str) else None
+    if found is None:
+        return None
+    if not 0 < float(found[1]) <= 100:
+        raise RequestError(f"kv_memory is {size!r}; a share of the memory is over 0% and at most 100%")
+    return float(found[1]) / 100
+
+
+def byte_count(name: str, size: int | str, *others: str) -> int:
+    """A size in bytes from a number or a text such as "512MiB", "2GB", "1.5 GiB". RequestError where it is neither.
+
+    `others` are forms that the option `name` may have besides, for the message.
+    """
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
     powers = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", size, re.IGNORECASE) if isinstance(size, str) else None
     if found is None or found[2].upper() not in powers or float(found[1]) == 0:
-        raise RequestError(f"kv_memory is {size!r}; allowed are bytes over 0, or a text such as '512MiB' or '2GB'")
+        allowed = ", ".join(("'512MiB'", "'2GB'", *others))
+        raise RequestError(f"{name} is {size!r}; allowed are bytes over 0, or a text: {allowed}")
     return int(float(found[1]) * powers[found[2].upper()])
 
 
@@ -53,12 +67,38 @@ def params_list(params: SamplingParams | Sequence[SamplingParams] | None, count:
     return listed
 
 
+def option_list(count: int, **options: Any) -> list[dict[str, Any]]:
+    """The options of each request: every one is a value for all, or a list or tuple with one for each."""
+    for name, value in options.items():
+        if isinstance(value, (list, tuple)) and len(value) != count:
+            raise RequestError(
+                f"{len(value)} values of {name} for {count} prompts", fix="give one for all, or one per prompt"
+            )
+    return [
+        {name: value[i] if isinstance(value, (list, tuple)) else value for name, value in options.items()}
+        for i in range(count)
+    ]
+
+
+def check_tools(tools: Any) -> list[Mapping[str, Any]]:
+    """Tools as chat templates take them: JSON schemas of functions."""
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+        raise RequestError(f"tools is a {type(tools).__name__}; it must be a list of dicts (JSON schemas of functions)")
+    listed = list(tools)
+    for i, tool in enumerate(listed):
+        if not isinstance(tool, Mapping):
+            raise RequestError(f"tools[{i}] is {tool!r}; it must be a dict: the JSON schema of a function")
+    return listed
+
+
 @contextmanager
 def about(where: str) -> Iterator[None]:
-    """Name the prompt in an error about it."""
+    """Name the prompt in an error about it; "" names none."""
     try:
         yield
     except RequestError as error:
+        if not where:
+            raise
         raise RequestError(f"{where}: {error.what}", error.why, error.fix) from error
 
 

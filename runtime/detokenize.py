@@ -7,6 +7,7 @@ all tokens. `StopFilter` cuts the pieces at the first stop text and never lets o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from .tokenizer import Tokenizer
 
@@ -93,13 +94,34 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
+class Texts(Protocol):
+    """Tokens of one request in, text out, until a stop text is found."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def found(self) -> str | None: ...
+
+    def push(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+    def fresh(self) -> Texts: ...
+
+
 class Detokenizer:
     """Tokens of one request in, text out: decoding, then stop texts."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
         self._decoder = IncrementalDecoder(tokenizer)
         self._filter = StopFilter(stops)
         self._pieces: list[str] = []
+
+    def fresh(self) -> Detokenizer:
+        """Another one, for another text that ends by the same stop texts."""
+        return Detokenizer(self._tokenizer, self._stops)
 
     @property
     def text(self) -> str:

@@ -35,6 +35,14 @@ class RequestError(HeddleError, ValueError):
     """A request that the model cannot serve: too long, a token id out of range, an unknown option."""
 
 
+class QueueFullError(RequestError):
+    """The engine's queue has no place left; the request may be sent again later."""
+
+
+class DeadlineError(HeddleError, TimeoutError):
+    """A request's deadline passed before it was finished, and a part of its result is of no use."""
+
+
 class PoolError(HeddleError, MemoryError):
     """There is not enough memory for a buffer; the message says how much is needed and how much is available."""
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from .artifact import Artifact
-from .errors import ArtifactError, HeddleError, PoolError
+from .errors import ArtifactError, HeddleError
+from .kv_memory import pool_pages, pool_text
 from .manifest import LIBRARY_FILE, PLAN_FUNCTION
-from .memory import LoadReport, allocate, load_file, size_text
+from .memory import LoadReport, allocate, load_file
 from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from .safetensors import read_header, storage_dtype
+from .sampler.compiled import load_sampler
 from .threads import set_threads, thread_count
 from .tvm import Library, empty, tensor, tensor_array, to_numpy
 
@@ -30,7 +32,7 @@ fill the vector units where there are more, and merging costs more than reading 
 
 @dataclasses.dataclass(frozen=True)
 class RunnerInfo:
-    """Sizes of the model, and the bounds of a step."""
+    """Sizes of the model, and the bounds of a step. `window` is the most that any layer looks back (0: all)."""
 
     vocab_size: int
     context_length: int
@@ -38,6 +40,7 @@ class RunnerInfo:
     max_seqs: int
     num_pages: int
     page_tokens: int
+    window: int = 0
 
 
 class Function:
@@ -101,6 +104,8 @@ class ModelRunner:
             fix="give a smaller kv_memory, or free memory",
         )
         shape = (pages, *group.record_shape)
+        self._records = self.pool.reshape(pages, group.record_bytes)
+        LOG.info("%s", pool_text(artifact, pages))
         self._cache = tensor(self.pool.view(storage_dtype(group.dtype)).reshape(shape))
         self._embed, self._body, self._head = (
             Function(artifact, self.code, name, weights) for name in ("embed", "body", "head")
@@ -115,12 +120,17 @@ class ModelRunner:
             manifest.plan.max_seqs,
             pages,
             group.page_tokens,
+            manifest.plan.window,
         )
-        self._plan = Buffer(self.layout.size(pages + manifest.plan.max_seqs))
+        # Pages may be shared: every sequence may have as many as a context needs.
+        longest = min(pages, -(-manifest.model.context_length // group.page_tokens))
+        self._plan = Buffer(self.layout.size(manifest.plan.max_seqs * (longest + 1)))
+        self._hidden: Any = None
         self._tokens = Buffer(manifest.plan.max_tokens)
         self._positions = Buffer(manifest.plan.max_tokens)
         self._rows = Buffer(manifest.plan.max_tokens)
         self._builder = plan_builder(self.layout, self.code, self._plan.array, self._positions.array)
+        self.sampler = load_sampler(self.code)
         most = self._head.instances[-1][0]
         self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()
@@ -131,6 +141,7 @@ class ModelRunner:
         K and V of all rows are stored in the sequences' pages. Raises ValueError where the step exceeds its bounds.
         """
         n = len(tokens)
+        self._hidden = None  # its memory serves this step
         few = n <= self._body.few_rows
         used, planned = self._builder.build(sequences, rows_only=few, division=self._division)
         if planned != n:
@@ -138,6 +149,7 @@ class ModelRunner:
         self._tokens.array[:n] = tokens
         x = self._embed(n, self._tokens.view(n))
         hidden = self._body(n, x, self._positions.view(n), self._plan.view(used), self._cache)
+        self._hidden = hidden
         r = len(logit_rows)
         if r <= self._logit_rows:
             return self._logits(hidden, logit_rows) if r else np.empty((0, self.info.vocab_size), np.float32)
@@ -147,9 +159,44 @@ class ModelRunner:
             out[start : start + len(rows)] = self._logits(hidden, rows)
         return out
 
+    def hidden(self, rows: np.ndarray) -> np.ndarray:
+        """Final hidden states float32[r, width], after the last norm, of rows int32[r] of the last `forward`."""
+        if self._hidden is None:
+            raise ValueError("no step has run whose hidden states could be given")
+        return to_numpy(self._hidden)[rows].astype(np.float32, copy=False)
+
     def _logits(self, hidden: Any, rows: np.ndarray) -> np.ndarray:
         self._rows.array[: len(rows)] = rows
         return to_numpy(self._head(len(rows), hidden, self._rows.view(len(rows))))
+
+    def copy_pages(self, source: np.ndarray, destination: np.ndarray) -> None:
+        """Copy the records of pages `source` int32[k], one after another, to pages `destination` int32[k]."""
+        if len(source) != len(destination):
+            raise ValueError(f"{len(source)} pages cannot be copied to {len(destination)}")
+        self._check_pages(source)
+        self._check_pages(destination)
+        for old, new in zip(source.tolist(), destination.tolist(), strict=True):
+            self._records[new] = self._records[old]
+
+    def save_pages(self, pages: np.ndarray) -> np.ndarray:
+        """Copies of the records of `pages` int32[k], uint8[k, record_bytes]."""
+        self._check_pages(pages)
+        return self._records.take(pages, axis=0)
+
+    def load_pages(self, pages: np.ndarray, saved: np.ndarray) -> None:
+        """Write records, as `save_pages` gave them, to `pages` int32[k]."""
+        if saved.dtype != np.uint8 or saved.shape != (len(pages), self._records.shape[1]):
+            raise ValueError(
+                f"{len(pages)} pages are uint8[{len(pages)}, {self._records.shape[1]}],"
+                f" not {saved.dtype}{list(saved.shape)}"
+            )
+        self._check_pages(pages)
+        for page, record in zip(pages.tolist(), saved, strict=True):
+            self._records[page] = record
+
+    def _check_pages(self, pages: np.ndarray) -> None:
+        if len(pages) and not (pages.min() >= 0 and pages.max() < self.info.num_pages):
+            raise ValueError(f"pages {pages.tolist()[:8]} are not all in a pool of {self.info.num_pages}")
 
     def _warm_up(self) -> None:
         """One small step on page 0 (whose slots are written again before they are read): starts the worker threads."""
@@ -161,21 +208,6 @@ def plan_builder(layout: PlanLayout, library: Library, plan: np.ndarray, positio
     """The artifact's plan builder over these arrays."""
     arrays = dataclasses.replace(StepArrays.around(layout, plan, empty), positions=positions)
     return PlanBuilder(layout, arrays, functools.partial(library.kernel(PLAN_FUNCTION), *map(tensor, arrays)))
-
-
-def pool_pages(artifact: Artifact, kv_bytes: int | None) -> int:
-    """Pages of a pool of `kv_bytes`; None means two full contexts. PoolError where not even one page fits."""
-    group, context = artifact.manifest.caches[0], artifact.manifest.model.context_length
-    if kv_bytes is None:
-        return 2 * -(-context // group.page_tokens)
-    pages = kv_bytes // group.record_bytes
-    if pages < 1:
-        raise PoolError(
-            f"a KV pool of {size_text(kv_bytes)} holds no page: one page needs {size_text(group.record_bytes)}",
-            f"a page holds {group.page_tokens} tokens of all layers",
-            "give a larger kv_memory",
-        )
-    return int(pages)
 
 
 def load_weights(artifact: Artifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:

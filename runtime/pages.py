@@ -1,4 +1,4 @@
-"""The pool of physical pages that hold the KV cache. Pages are counted, so that several owners may share one later."""
+"""The pool of physical pages that hold the KV cache: how many owners each has. Several may share one."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class PagePool:
         del self._free[start:]
         self._counts[pages] = 1
         return pages
+
+    def counts(self, pages: np.ndarray) -> np.ndarray:
+        """How many owners each of `pages` has, int32."""
+        return self._counts[pages]
 
     def retain(self, pages: Sequence[int] | np.ndarray) -> None:
         """One more owner for each of `pages`, which must be held already."""

@@ -1,20 +1,25 @@
-"""Where the engine's time goes: tokens and seconds of all steps, with the share of compiled code."""
+"""Where the engine's time goes: tokens and seconds of all steps, with the shares of compiled code and of the sampler."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .batch import Batch
 
 
 @dataclasses.dataclass
 class PhaseStats:
-    """Sums over some steps. `seconds` is the whole time of the steps, `compiled_seconds` the part inside the runner."""
+    """Sums over some steps. `seconds` is the whole time of the steps, `compiled_seconds` the part inside the runner and
+    `sample_seconds` the part inside the sampler."""
 
     steps: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
     seconds: float = 0.0
     compiled_seconds: float = 0.0
+    sample_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -23,8 +28,8 @@ class PhaseStats:
 
     @property
     def python_share(self) -> float:
-        """Part of the time outside of the runner: scheduling, sampling, detokenization; 0 to 1."""
-        return 1 - self.compiled_seconds / self.seconds if self.seconds else 0.0
+        """Part of the time outside of the runner and the sampler: scheduling, pages, detokenization; 0 to 1."""
+        return 1 - (self.compiled_seconds + self.sample_seconds) / self.seconds if self.seconds else 0.0
 
 
 @dataclasses.dataclass
@@ -32,22 +37,25 @@ class EngineStats:
     """Sums since the engine started: `decode` over steps of decodes alone, `prefill` over all others.
 
     Tokens of a prompt count as prefill tokens, generated tokens that are fed back as decode tokens, also when they are
-    computed again after a preemption.
+    computed again after a preemption. `preemptions` counts those by swapping too, which `swaps` counts alone.
     """
 
     prefill: PhaseStats = dataclasses.field(default_factory=PhaseStats)
     decode: PhaseStats = dataclasses.field(default_factory=PhaseStats)
     preemptions: int = 0
+    swaps: int = 0
 
-    def record(
-        self, rows: Sequence[tuple[int, bool]], seconds: float, compiled_seconds: float, preemptions: int
-    ) -> None:
-        """Add a step that served `rows`: the number of tokens of each request, and whether they are of its prompt."""
-        alone = all(count == 1 and not of_prompt for count, of_prompt in rows)
+    def record(self, batch: Batch, seconds: float, preemptions: int, swaps: int) -> None:
+        """Add a step that served `batch`, whose requests are still where they were when it was made."""
+        of_prompt = [part.rows for part in batch.parts if part.start < part.request.num_prompt]
+        others = [part.rows for part in batch.parts if part.start >= part.request.num_prompt]
+        alone = not of_prompt and all(rows == 1 for rows in others)
         phase = self.decode if alone else self.prefill
         phase.steps += 1
-        phase.prefill_tokens += sum(count for count, of_prompt in rows if of_prompt)
-        phase.decode_tokens += sum(count for count, of_prompt in rows if not of_prompt)
+        phase.prefill_tokens += sum(of_prompt)
+        phase.decode_tokens += sum(others)
         phase.seconds += seconds
-        phase.compiled_seconds += compiled_seconds
+        phase.compiled_seconds += batch.run_seconds
+        phase.sample_seconds += batch.sample_seconds
         self.preemptions += preemptions
+        self.swaps += swaps

@@ -16,6 +16,8 @@ from .cpu.quant_linear_tiles import quant_linear_tiles
 from .cpu.quant_pack import quant_pack
 from .cpu.rope import rope, rope_table
 from .cpu.rope_append import rope_append
+from .cpu.sample import rank_tokens, sample_tokens
+from .cpu.sample_edit import edit_logits
 from .layouts.scheme import Scheme
 from .target import TargetProfile
 
@@ -23,6 +25,7 @@ __all__ = [
     "add",
     "add_bias",
     "build_plan",
+    "edit_logits",
     "embedding",
     "gather_rows",
     "key_append",
@@ -33,12 +36,14 @@ __all__ = [
     "quant_linear_rows",
     "quant_linear_tiles",
     "quant_pack",
+    "rank_tokens",
     "relu",
     "rms_norm",
     "rope",
     "rope_append",
     "rope_table",
     "row_tile",
+    "sample_tokens",
     "scheme_obstacle",
     "silu_mul",
 ]

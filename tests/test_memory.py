@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heddle.runtime import memory
+from heddle.runtime import kv_memory, memory
 from heddle.runtime.artifact import open_artifact
 from heddle.runtime.errors import PoolError
+from heddle.runtime.kv_memory import pool_pages, pool_text, share_bytes
 from heddle.runtime.memory import HUGE_PAGE, LoadReport, allocate, available_memory, huge_share, load_file, size_text
-from heddle.runtime.model import ModelRunner, pool_pages
+from heddle.runtime.model import ModelRunner
 
 
 def anonymous() -> int:
@@ -91,6 +92,36 @@ def test_the_pool_of_a_model(tinydoc: Path) -> None:
         with pytest.raises(PoolError, match=f"the KV pool of {pages} pages: it needs {size_text(count)}") as caught:
             ModelRunner(artifact, kv_bytes=count, threads=2)
         assert "kv_memory" in str(caught.value)
+
+
+def test_a_share_of_the_memory(
+    tinydoc: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What weights and workspace leave is shared, and both sums are told."""
+    artifact = open_artifact(tinydoc)
+    needs, group = artifact.manifest.memory, artifact.manifest.caches[0]
+    taken = needs.weights_bytes + needs.workspace_bytes
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: (taken + 1_000_000, "a test"))
+    with caplog.at_level("INFO", "heddle"):
+        assert share_bytes(artifact, 0.25) == 250_000
+    assert f"KV pool = 25% of ({size_text(taken + 1_000_000)} available - " in caplog.text
+    assert (
+        f"{size_text(needs.weights_bytes)} weights - {size_text(needs.workspace_bytes)} workspace) = 0.2 MB; a test"
+        in caplog.text
+    )
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: (taken, "a test"))
+    with pytest.raises(PoolError, match=r"(?s)no memory is left for a KV pool: .* weights - .* workspace.*a test"):
+        share_bytes(artifact, 1.0)
+    text = pool_text(artifact, 3)
+    assert f"KV pool = 3 pages * {group.record_bytes} bytes (16 tokens of 4 layers in " in text
+    assert f") = {size_text(3 * group.record_bytes)}, 48 tokens" in text
+
+
+def test_a_runner_tells_its_pool(tinydoc: Path, caplog: pytest.LogCaptureFixture) -> None:
+    artifact = open_artifact(tinydoc)
+    with caplog.at_level("INFO", "heddle"):
+        ModelRunner(artifact, kv_bytes=3 * artifact.manifest.caches[0].record_bytes, threads=2)
+    assert pool_text(artifact, 3) in caplog.text
 
 
 def test_available_memory_knows_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_bounds_of_a_step(runner: ModelRunner) -> None:
     with pytest.raises(ValueError, match="1 tokens, but the sequences of this step have 5 new rows"):
         step(runner, [5], tokens=1)
     with pytest.raises(ValueError, match="but the vector holds"):
-        step(runner, [1], pages=2 * info.num_pages + info.max_seqs)
+        step(runner, [1], pages=info.max_seqs * (info.num_pages + 2))
     with pytest.raises(HeddleError, match=f"{info.max_tokens + 1} rows in one step, the artifact was compiled for"):
         runner._body(info.max_tokens + 1)
     assert np.isfinite(step(runner, [info.max_seqs])).all()  # a refused step leaves no trace

@@ -20,6 +20,7 @@ VERBS = {
     "inspect": ("inspect", "Show what an artifact holds."),
     "check": ("check", "List everything that is wrong with a checkpoint."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
+    "replay": ("replay", "Do a trace of an engine again, step for step."),
     "cache": ("cache", "List or clear compiled models."),
 }
 
