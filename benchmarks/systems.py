@@ -1,4 +1,4 @@
-"""The systems of side_by_side.py: where each is installed, what it loads, and its worker process."""
+"""The systems of side_by_side.py and engine.py: where each is installed, what it loads, and its worker process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class System:
     @property
     def kind(self) -> str:
         """`heddle`, `prototype`, or `peer`."""
-        return self.worker if self.worker in ("heddle", "prototype") else "peer"
+        own = self.worker.partition("_")[0]
+        return own if own in ("heddle", "prototype") else "peer"
 
 
 # torchvision comes along with optimum, and its compiled part does not fit this torch.

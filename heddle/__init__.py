@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .async_llm import AbortedError, AsyncLLM, EngineDeadError
+    from .beam import BeamSearchParams
     from .compiler.driver import compile_model
     from .compiler.driver import compile_model as compile
     from .llm import LLM, load
@@ -18,14 +20,31 @@ __version__ = "0.1.0"
 _HOMES = {
     "LLM": (".llm", "LLM"),
     "load": (".llm", "load"),
+    "AsyncLLM": (".async_llm", "AsyncLLM"),
+    "BeamSearchParams": (".beam", "BeamSearchParams"),
     "compile": (".compiler.driver", "compile_model"),
     "compile_model": (".compiler.driver", "compile_model"),
     "SamplingParams": (".runtime.sampling", "SamplingParams"),
     "RequestOutput": (".runtime.outputs", "RequestOutput"),
+    "AbortedError": (".engine_thread", "AbortedError"),
+    "EngineDeadError": (".engine_thread", "EngineDeadError"),
     "HeddleError": (".runtime.errors", "HeddleError"),
 }
 
-__all__ = ["LLM", "HeddleError", "RequestOutput", "SamplingParams", "__version__", "compile", "compile_model", "load"]
+__all__ = [
+    "LLM",
+    "AbortedError",
+    "AsyncLLM",
+    "BeamSearchParams",
+    "EngineDeadError",
+    "HeddleError",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+    "compile",
+    "compile_model",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .llm import LLM, Quant, find_artifact
+from .llm import LLM
+from .opening import Quant, find_artifact
 from .runtime.errors import HeddleError, RequestError
 from .windows import DEFAULT_WINDOW, Text, Windows, tokenize, windows_of
 

@@ -9,23 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Prompt, about, byte_count, params_list, progress_bar, prompt_list
-from .runtime.artifact import Artifact, is_artifact, open_artifact
+from .arguments import Prompt, about, option_list, params_list, progress_bar, prompt_list
+from .beam import BeamSearchParams, Search
+from .embed import Pool
+from .metrics import EngineMetrics
+from .offline import feeder
+from .opening import Quant, find_artifact, identity, pool_bytes, swap_bytes
+from .prompts import Messages, Prompts, needed
+from .runtime.artifact import is_artifact, open_artifact
 from .runtime.engine import Engine
 from .runtime.errors import RequestError
 from .runtime.model import ModelRunner
 from .runtime.outputs import RequestOutput, StepOutput
-from .runtime.request import Receiver, Request, pages_for
+from .runtime.request import Receiver, Request
 from .runtime.sampling import SamplingParams, check_keywords
 from .runtime.stats import EngineStats
-from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError
+from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer
 
-Messages = Sequence[Mapping[str, Any]]
-Quant = str | Mapping[str, str] | None
+Each = Any
+"""An option of a request: one value for all, or a list or tuple with one for each prompt."""
 
 
 class LLM:
-    """A model, ready to run. One thread at a time may use it.
+    """A model, ready to run. One thread at a time may use it; `AsyncLLM` serves many.
 
     path: a Hugging Face model directory (compiled once; the build cache keeps the artifact) or an artifact directory.
     quant: a quantization scheme ("w4a8"), or a map from sites to schemes ({"*": "w4a8", "lm_head": "w8a16"}); None keeps
@@ -35,8 +41,15 @@ class LLM:
     kv_dtype: the type of the KV cache (float32, float16, bfloat16 or int8); None takes that of the weights.
     max_tokens, max_seqs: the most tokens and sequences of one step, fixed when compiling.
     context_length: a shorter context than the model's.
-    kv_memory: size of the KV pool in bytes, or as text ("2GB", "512MiB"); None takes two full contexts.
+    kv_memory: size of the KV pool in bytes, or as text ("2GB", "512MiB", or "50%" of the memory that weights leave); None
+        takes two full contexts.
     chunk: tokens of one prompt that a step serves at most.
+    policy: who goes first: "fcfs" (as they come), "priority" (the smaller number first), or "fair" (among tenants).
+    preemption: what becomes of a request whose pages others need: "recompute" computes it again later, "swap" keeps it in
+        host memory of `swap_memory` bytes (or text).
+    prefix_cache: whether prompts that begin alike share what is computed of it.
+    max_waiting: requests that may wait in the engine; the calls here hold back what is more. None: any number.
+    trace: a file for the trace that `heddle replay` reads; it holds the tokens of all prompts and texts.
     random_weights: a seed for random weights instead of the checkpoint's (a config.json is enough then).
     verify: "quick" hashes the artifact's small files, "full" all.
     progress: called with (what, done, total) while compiling.
@@ -55,6 +68,12 @@ class LLM:
         context_length: int | None = None,
         kv_memory: int | str | None = None,
         chunk: int = 512,
+        policy: str = "fcfs",
+        preemption: str = "recompute",
+        swap_memory: int | str | None = None,
+        prefix_cache: bool = True,
+        max_waiting: int | None = None,
+        trace: str | Path | None = None,
         random_weights: int | None = None,
         verify: str = "quick",
         progress: Callable[[str, int, int], None] | None = None,
@@ -62,15 +81,27 @@ class LLM:
     ) -> None:
         options = [name for name in LLM.__init__.__annotations__ if name not in ("unknown", "return")]
         check_keywords("LLM", unknown, options)
+        swap = swap_bytes(preemption, swap_memory)
         fixed = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
         self.artifact = find_artifact(Path(path), fixed | {"quant": quant}, random_weights, verify, progress)
         self.tokenizer = Tokenizer.load(self.artifact.path) if self.artifact.file(TOKENIZER_FILE).is_file() else None
-        pool = _pool_bytes(self.artifact, kv_memory, context_length)
+        pool = pool_bytes(self.artifact, kv_memory, context_length)
         self.runner = ModelRunner(self.artifact, kv_bytes=pool, threads=threads)
-        ends = self.artifact.manifest.generation.get("eos_token_ids") or None
         self.engine = Engine(
-            self.runner, self.tokenizer, eos_token_ids=ends, chunk=chunk, context_length=context_length
+            self.runner,
+            self.tokenizer,
+            eos_token_ids=self.artifact.manifest.generation.get("eos_token_ids") or None,
+            chunk=chunk,
+            context_length=context_length,
+            policy=policy,
+            preemption=preemption,
+            max_waiting=max_waiting,
+            prefix_cache=prefix_cache,
+            namespace=identity(self.artifact),
+            swap_bytes=swap,
+            trace=trace,
         )
+        self.prompts = Prompts(self.engine, self.tokenizer, self.artifact.path)
         self._sinks: dict[str, Callable[[StepOutput], None]] = {}
 
     @property
@@ -78,51 +109,99 @@ class LLM:
         """Tokens and seconds of all steps so far."""
         return self.engine.stats
 
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What the engine does now and has done so far; how long a request took is in its `RequestOutput.metrics`."""
+        return EngineMetrics.of(self.engine)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = False,
+        *,
+        priority: Each = 0,
+        tenant: Each = "",
+        timeout: Each = None,
+        salt: Each = "",
+        order: str = "given",
     ) -> list[RequestOutput]:
         """Go on from each prompt (a text, or token ids); the outputs are in the order of the prompts.
 
         `sampling_params` stand for all prompts or are one per prompt; None takes the defaults. `progress` shows a bar.
-        RequestError, naming the prompt, is raised before any work starts.
+        priority, tenant, timeout (seconds in the engine) and salt (who shares cached prefixes with whom): a value for all,
+        or a list of one per prompt. order="shared" serves prompts with a common prefix together (see offline.py): the same
+        texts sooner. RequestError, naming the prompt, is raised before any work starts.
         """
         given = prompt_list(prompts)
         params = params_list(sampling_params, len(given))
+        options = option_list(len(given), priority=priority, tenant=tenant, timeout=timeout, salt=salt)
         requests = []
-        for i, (prompt, wish) in enumerate(zip(given, params, strict=True)):
+        for i, prompt in enumerate(given):
             with about(f"prompts[{i}]"):
-                requests.append(self._prepare(prompt, wish))
-        return self._complete(requests, progress)
+                requests.append(self.prompts.text(prompt, params[i], **options[i]))
+        return self._complete(requests, progress, order)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = False,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        priority: Each = 0,
+        tenant: Each = "",
+        timeout: Each = None,
+        salt: Each = "",
+        order: str = "given",
         **template_variables: Any,
     ) -> list[RequestOutput]:
-        """The model's next turn in a conversation, or in each of several.
+        """The model's next turn in a conversation, or in each of several; the other options are those of `generate`.
 
         A conversation is a list of `{"role": ..., "content": ...}`; it becomes a text by the model's chat template,
-        which also gets `template_variables`. RequestError for a malformed conversation, TokenizerError without a
-        template.
+        which also gets `tools` (JSON schemas of functions that the model may call) and `template_variables`. RequestError
+        for a malformed conversation and for tools that the template does not show; TokenizerError without a template.
         """
         several = bool(messages) and not isinstance(messages[0], Mapping)
         conversations: list[Any] = list(messages) if several else [messages]
         params = params_list(sampling_params, len(conversations))
-        tokenizer = self.needed_tokenizer()
-        texts = [tokenizer.apply_chat_template(c, **template_variables) for c in conversations]
-        return self._complete([self._prepare(t, p, False) for t, p in zip(texts, params, strict=True)], progress)
+        options = option_list(len(conversations), priority=priority, tenant=tenant, timeout=timeout, salt=salt)
+        requests = []
+        for i, talk in enumerate(conversations):
+            with about(f"conversations[{i}]" if several else ""):
+                requests.append(self.prompts.turn(talk, params[i], tools, template_variables, **options[i]))
+        return self._complete(requests, progress, order)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, progress: bool = False
+    ) -> list[RequestOutput]:
+        """The `params.beam_width` most likely continuations of each prompt, the best first (see beam.py).
+
+        `CompletionOutput.cumulative_logprob` is the log probability of all its tokens. All beams are served together.
+        """
+        given, searches = prompt_list(prompts), []
+        for i, prompt in enumerate(given):
+            with about(f"prompts[{i}]"):
+                searches.append(Search(self.engine, self.prompts.token_ids(prompt), params))
+        with progress_bar(len(searches), progress) as advance:
+            left = searches
+            while left:
+                self._complete([request for search in left for request in search.requests()], False)
+                going = [search for search in left if not search.move_on()]
+                for _ in range(len(left) - len(going)):
+                    advance()
+                left = going
+        return [
+            search.output(self.tokenizer, prompt if isinstance(prompt, str) else None)
+            for search, prompt in zip(searches, given, strict=True)
+        ]
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[str]:
         """The pieces of the text as they come; joined they are the text that `generate` gives.
 
         RequestError is raised here, before the first piece is asked for. Closing the iterator aborts the request.
         """
-        return self._stream(self._prepare(prompt, sampling_params))
+        return self._stream(self.prompts.text(prompt, sampling_params))
 
     def forward(self, token_ids: Sequence[Sequence[int] | np.ndarray], chunk: int | None = None) -> list[np.ndarray]:
         """Logits float32[n_i, vocab] of every position of every sequence.
@@ -150,6 +229,27 @@ class LLM:
         self._complete(requests, False)
         return logits
 
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling: str = "mean",
+        normalize: bool = True,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Embeddings float32[n, hidden] of texts or token ids: the final hidden states, pooled.
+
+        pooling: the "mean" over all tokens, or the "last" token's. `normalize` scales each to length 1.
+        """
+        pools: list[Pool] = []
+        requests = []
+        for i, prompt in enumerate(prompt_list(prompts)):
+            with about(f"prompts[{i}]"):
+                pools.append(Pool(pooling, normalize))
+                requests.append(self.prompts.embedding(prompt, pools[-1]))
+        self._complete(requests, progress)
+        width = self.artifact.manifest.model.hidden_size
+        return np.array([pool.vector() for pool in pools], np.float32).reshape(len(pools), width)
+
     def stream_logits(
         self, token_ids: Sequence[int] | np.ndarray, first: int = 0, chunk: int | None = None
     ) -> Generator[tuple[int, np.ndarray], None, None]:
@@ -167,26 +267,15 @@ class LLM:
 
     def needed_tokenizer(self) -> Tokenizer:
         """The model's tokenizer; TokenizerError where the artifact has none."""
-        if self.tokenizer is None:
-            raise TokenizerError(
-                f"{self.artifact.path} has no {TOKENIZER_FILE}",
-                "the model was compiled without one, so it knows no text",
-                "pass token ids, or put the tokenizer's files next to config.json and compile again",
-            )
-        return self.tokenizer
+        return needed(self.tokenizer, self.artifact.path)
 
     # How requests get through the engine.
 
-    def _prepare(self, prompt: Prompt, params: SamplingParams | None, add_special_tokens: bool = True) -> Request:
-        if isinstance(prompt, str):
-            ids = self.needed_tokenizer().encode(prompt, add_special_tokens)
-            return self.engine.prepare(ids, params, prompt=prompt)
-        return self.engine.prepare(prompt, params)
-
-    def _complete(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
+    def _complete(self, requests: list[Request], progress: bool, order: str = "given") -> list[RequestOutput]:
         """Run `requests` to their ends. Where one fails its error is raised, and the others are aborted."""
         done: dict[str, RequestOutput] = {}
         errors: list[Exception] = []
+        feed = feeder(order, requests, self.engine)
 
         def take(step: StepOutput) -> None:
             if step.error is not None:
@@ -197,9 +286,9 @@ class LLM:
 
         try:
             with progress_bar(len(requests), progress) as advance:
-                for request in requests:
-                    self._sinks[self.engine.add(request)] = take
                 while len(done) < len(requests):
+                    for request in feed.ready():
+                        self._sinks[self.engine.add(request)] = take
                     self._step()
                     if errors:
                         raise errors[0]
@@ -258,67 +347,3 @@ def load(path: str | Path, **options: Any) -> LLM:
     if not is_artifact(path):
         open_artifact(path)  # raises, and says what is missing
     return LLM(path, **options)
-
-
-def find_artifact(
-    path: Path,
-    fixed: dict[str, Any],
-    random_weights: int | None = None,
-    verify: str = "quick",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Artifact:
-    """The artifact at `path`, or the one compiled from the checkpoint there.
-
-    `fixed` are options fixed by compiling (None: not asked for); RequestError where an artifact was compiled with others.
-    """
-    wanted = {name: value for name, value in fixed.items() if value is not None}
-    if not is_artifact(path):
-        from .compiler.driver import compile_model  # the compiler is needed, and installed, only here
-
-        compiled = compile_model(path, random_weights=random_weights, progress=progress, **wanted)
-        return open_artifact(compiled, verify)
-    artifact = open_artifact(path, verify)
-    model, plan = artifact.manifest.model, artifact.manifest.plan
-    found: dict[str, Any] = {"dtype": model.weight_dtype, "kv_dtype": model.kv_dtype}
-    found |= {"max_tokens": plan.max_tokens, "max_seqs": plan.max_seqs}
-    if quant := wanted.pop("quant", None):
-        _check_schemes(artifact, quant)
-    if random_weights is not None:
-        wanted["random_weights"], found["random_weights"] = random_weights, "not an option of artifacts"
-    for name, value in wanted.items():
-        if value != found[name]:
-            raise RequestError(
-                f"{path} was compiled with {name}={found[name]}, asked for is {value!r}",
-                "this is fixed when a model is compiled",
-                "leave the option out, or compile the model again with it",
-            )
-    return artifact
-
-
-def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:
-    """RequestError where an artifact was quantized in another way than `quant` says."""
-    from .compiler.quant import choose_schemes, names
-
-    manifest = artifact.manifest
-    found = manifest.model.schemes
-    tables = [set(manifest.function(name).params) for name in ("embed", "head")]
-    shared = {"lm_head": "embed"} if tables[0] & tables[1] else {}
-    wanted = names(choose_schemes(quant, {site: shared.get(site, site) for site in found}), found)
-    for site, scheme in found.items():
-        if wanted[site] != scheme:
-            raise RequestError(
-                f"{artifact.path} was compiled with the scheme {scheme!r} at {site}, asked for is {wanted[site]!r}",
-                "this is fixed when a model is compiled",
-                "leave quant out, or compile the model again with it",
-            )
-
-
-def _pool_bytes(artifact: Artifact, kv_memory: int | str | None, context_length: int | None) -> int | None:
-    """Bytes of the KV pool, None for the runner's default (two full contexts); a shorter context makes it smaller."""
-    if kv_memory is not None:
-        return byte_count(kv_memory)
-    if context_length is None or context_length < 1:  # the engine refuses the latter
-        return None
-    group = artifact.manifest.caches[0]
-    tokens = min(context_length, artifact.manifest.model.context_length)
-    return 2 * pages_for(tokens, group.page_tokens) * group.record_bytes

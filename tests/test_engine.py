@@ -279,7 +279,30 @@ def test_more_bad_requests() -> None:
     for length in (0, 257):
         with pytest.raises(RequestError, match=f"context_length is {length}; the model takes 1 to 256"):
             Engine(NullRunner(), context_length=length)
+    for tokens in (0, 65, True):
+        with pytest.raises(RequestError, match=f"step_tokens is {tokens}; allowed is None, or 1 to 64 tokens"):
+            Engine(NullRunner(), step_tokens=tokens)
     assert len(finish(engine)) == 1
+
+
+def test_a_budget_below_the_runners_bounds_every_step() -> None:
+    """Decodes count too, and go first: a long prompt gets what they leave."""
+    engine = Engine(NullRunner(num_pages=40), step_tokens=12)
+    params = SamplingParams(seed=1, max_tokens=30)
+    prompts = [[i, i + 1] for i in range(4)] + [[9] * 100]
+    names = [engine.add_request(prompt, params) for prompt in prompts]
+    sizes, forward = [], engine.runner.forward
+
+    def counted(sequences: Any, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        sizes.append(len(tokens))
+        return forward(sequences, tokens, rows)
+
+    engine.runner.forward = counted  # type: ignore[method-assign]
+    done = finish(engine)
+    assert max(sizes) == 12
+    assert sizes.count(12) >= 100 // 12
+    for prompt, name in zip(prompts, names, strict=True):
+        assert list(done[name].outputs[0].token_ids) == expected_tokens(prompt, params, len(prompt) + 30)
 
 
 # Statistics

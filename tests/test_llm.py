@@ -7,51 +7,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import heddle
-import heddle.llm
-from heddle.arguments import byte_count
+import heddle.opening
 from heddle.llm import LLM
-from heddle.runtime.artifact import Artifact
 from heddle.runtime.errors import ArtifactError, RequestError
-from heddle.runtime.sampling import SamplingParams, UnknownOptionError
+from heddle.runtime.null_runner import history_logits
+from heddle.runtime.sampling import SamplingParams
 from heddle.runtime.tokenizer import TokenizerError
 
-from .null_runner import NullRunner, history_logits
-from .tokenizers_for_tests import TINYDOC
+from .llm_tools import null_artifact
 
 PARAMS = SamplingParams(seed=4, max_tokens=12)
 PROMPTS = ["The cache", "import numpy", "x"]
 
 
-class Runner(NullRunner):
-    """Takes the arguments of the real one."""
-
-    def __init__(self, artifact: Artifact, *, kv_bytes: int | None, threads: int | None) -> None:
-        super().__init__(vocab_size=4096, max_tokens=48, max_seqs=3)
-        self.kv_bytes, self.threads = kv_bytes, threads
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that passes for an artifact with tinydoc's tokenizer."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).symlink_to(TINYDOC / name)
-    (tmp_path / "manifest.json").touch()
-    manifest: Any = SimpleNamespace(
-        model=SimpleNamespace(weight_dtype="float16", kv_dtype="float32", context_length=256),
-        plan=SimpleNamespace(max_tokens=48, max_seqs=3),
-        generation={"eos_token_ids": [2, 0]},
-        caches=(SimpleNamespace(page_tokens=16, record_bytes=1000),),
-    )
-    monkeypatch.setattr(heddle.llm, "open_artifact", lambda path, verify="quick": Artifact(Path(path), manifest))
-    monkeypatch.setattr(heddle.llm, "ModelRunner", Runner)
-    return tmp_path
+    return null_artifact(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -92,7 +69,7 @@ def test_outputs_are_in_order_and_complete(llm: LLM) -> None:
 
 
 def test_defaults_are_those_of_sampling_params(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heddle.runtime.engine.secrets.randbits", lambda bits: 7)  # the seed of who gives none
+    monkeypatch.setattr("heddle.runtime.admission.secrets.randbits", lambda bits: 7)  # the seed of who gives none
     found = llm.generate("x")[0].outputs[0].token_ids
     assert found == llm.generate("x", SamplingParams(seed=7))[0].outputs[0].token_ids
     assert (
@@ -222,57 +199,6 @@ def test_without_a_tokenizer_there_are_only_tokens(folder: Path) -> None:
     for call in (lambda: llm.generate("x"), lambda: llm.stream("x"), lambda: llm.chat([{"role": "user"}])):
         with pytest.raises(TokenizerError, match=r"has no tokenizer\.json"):
             call()
-
-
-# Options of LLM
-
-
-def test_options_reach_the_runner_and_the_engine(folder: Path) -> None:
-    llm = LLM(str(folder), None, 2, kv_memory="2KiB", chunk=5, context_length=20)
-    assert (llm.runner.threads, llm.runner.kv_bytes) == (2, 2048)
-    assert LLM(folder, context_length=40).runner.kv_bytes == 6000  # two contexts of three pages each
-    assert LLM(folder).runner.kv_bytes is None
-    llm.generate([[1] * 12], SamplingParams(max_tokens=50))
-    assert llm.runner.calls[0] == [(0, 5)]
-    assert sum(rows for call in llm.runner.calls for _, rows in call) == 19
-
-
-def test_quantization_is_not_there_yet(folder: Path) -> None:
-    with pytest.raises(RequestError, match=r"(?s)quant='w4a8'.*not available in this version.*none"):
-        LLM(folder, quant="w4a8")
-
-
-def test_an_unknown_option_lists_the_nearest(folder: Path) -> None:
-    with pytest.raises(UnknownOptionError, match="'kv_type': did you mean kv_dtype"):
-        LLM(folder, kv_type="float16")
-    with pytest.raises(TypeError, match="LLM has no option 'tensor_parallel_size'"):
-        LLM(folder, tensor_parallel_size=2)
-
-
-def test_options_that_an_artifact_has_fixed(folder: Path) -> None:
-    LLM(folder, dtype="float16", kv_dtype="float32", max_tokens=48, max_seqs=3)
-    wrong: list[dict[str, Any]] = [
-        {"dtype": "float32"},
-        {"kv_dtype": "float16"},
-        {"max_seqs": 4},
-        {"random_weights": 1},
-    ]
-    for options in wrong:
-        with pytest.raises(RequestError, match=f"was compiled with {next(iter(options))}="):
-            LLM(folder, **options)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [(5, 5), ("7", 7), ("2KB", 2000), ("1.5 MiB", 3 << 19), ("1gb", 10**9), ("3 B", 3)]
-)
-def test_sizes(text: int | str, count: int) -> None:
-    assert byte_count(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1", 0, -3, "0MB", "1 TiBs", True, 1.5, None])
-def test_bad_sizes(text: Any) -> None:
-    with pytest.raises(RequestError, match="kv_memory is"):
-        byte_count(text)
 
 
 # The package

@@ -5,7 +5,8 @@
 
 The first answer of `serve` is {"seconds": of loading}. A request {"prompts": [[id, ...], ...], "count": n} is answered with
 {"first": seconds until every prompt has its first token, "rest": seconds of the others, "tokens": generated for each prompt},
-{"rate": bytes} with {"rate": GB/s} by the worker that measures limits, and {"memory": true} with {"peak": bytes}.
+{"rate": bytes} with {"rate": GB/s} by the worker that measures limits, and {"memory": true} with {"peak": bytes}. Workers of
+engine.py also answer {"call": method, "arguments": {...}} with the dictionary that the method gives.
 """
 
 from __future__ import annotations
@@ -30,6 +31,20 @@ class Loaded(Protocol):
 
     def generate(self, prompts: Prompts, count: int) -> Timing:
         """Generate `count` tokens for each prompt (all of one length), greedily, end tokens ignored; first, rest, tokens."""
+        ...
+
+
+class Server(Protocol):
+    """A system that serves requests as they come, for engine.py."""
+
+    def serve(
+        self, prompts: Prompts, counts: list[int], arrivals: list[float] | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Generate `counts` tokens for the prompts, greedily, end tokens ignored, with these options of the system.
+
+        They come `arrivals` seconds after the start, None: all at once. Gives {"seconds": for all of it}, and where they have
+        arrivals "times": of each request the seconds from its arrival to each of its tokens.
+        """
         ...
 
 
@@ -68,6 +83,8 @@ def _answer(loaded: Any, request: dict[str, Any]) -> dict[str, Any]:
             return {"peak": peak_memory()}
         if "rate" in request:
             return {"rate": loaded.rate(request["rate"])}
+        if "call" in request:
+            return dict(getattr(loaded, request["call"])(**request["arguments"]))
         first, rest, tokens = loaded.generate(request["prompts"], request["count"])
         return {"first": first, "rest": rest, "tokens": tokens}
     except Exception as error:  # whatever a library raises is reported, the other systems go on

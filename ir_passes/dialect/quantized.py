@@ -8,7 +8,8 @@ import numpy as np
 
 from ...schedules import catalog
 from ...schedules.compat import relax
-from ...schedules.cpu import quant_linear_rows, quant_pack as quant_pack_kernel
+from ...schedules.cpu import quant_linear_rows
+from ...schedules.cpu import quant_pack as quant_pack_kernel
 from ...schedules.layouts import tile16
 from ...schedules.layouts.quantized import packed_arrays
 from ...schedules.layouts.scheme import scheme

@@ -1,0 +1,178 @@
+"""A model for many callers at once: their requests share its steps, wherever their event loops run."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arguments import Prompt
+from .embed import Pool
+from .engine_thread import AbortedError, EngineDeadError, EngineThread, Stream
+from .increments import Increments
+from .llm import LLM
+from .metrics import EngineMetrics
+from .opening import Quant
+from .prompts import Messages
+from .runtime.errors import RequestError
+from .runtime.outputs import RequestOutput, StepOutput
+from .runtime.request import Request
+from .runtime.sampling import SamplingParams
+from .runtime.tokenizer import Tokenizer
+
+__all__ = ["AbortedError", "AsyncLLM", "EngineDeadError"]
+
+WHEN_FULL = ("error", "wait")
+
+
+class AsyncLLM:
+    """A model that serves any number of tasks, in one event loop or in several (in threads of their own).
+
+    Takes the options of `LLM`, and when_full: what becomes of a request while `max_waiting` others wait, "error"
+    (QueueFullError) or "wait". Loading takes seconds and blocks: in a loop, `await asyncio.to_thread(AsyncLLM, path)`.
+    Use it as a context manager, or call `shutdown`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        quant: Quant = None,
+        threads: int | None = None,
+        *,
+        when_full: str = "error",
+        **options: Any,
+    ) -> None:
+        if when_full not in WHEN_FULL:
+            raise RequestError(f"when_full is {when_full!r}; allowed are {', '.join(map(repr, WHEN_FULL))}")
+        self._thread = EngineThread(functools.partial(LLM, path, quant, threads, **options), when_full == "wait")
+        self._prompts, self._engine = self._thread.llm.prompts, self._thread.llm.engine
+        # Also at the interpreter's exit: compiled code must not run while the process is taken apart.
+        self._finalizer = weakref.finalize(self, self._thread.stop)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; TokenizerError where it has none."""
+        return self._prompts.tokenizer
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What the engine does now and has done so far."""
+        return EngineMetrics.of(self._engine)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        output_kind: str = "cumulative",
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout: float | None = None,
+        salt: str = "",
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Outputs as they come, for `async for`; the last one is `finished`.
+
+        output_kind: "cumulative" (all so far), "delta" (what is new) or "final" (the result alone). RequestError for a bad
+        request is raised here, other errors by the iterator. Cancelling the task or closing the iterator aborts the request;
+        one that is not iterated at all is never sent.
+        """
+        request = self._prompts.text(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            tenant=tenant,
+            timeout=timeout,
+            salt=salt,
+        )
+        return self._serve(request, Increments(request, output_kind))
+
+    def chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        output_kind: str = "cumulative",
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout: float | None = None,
+        salt: str = "",
+        **template_variables: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The model's next turn in a conversation, as `generate` gives it; the other options are those of `LLM.chat`."""
+        request = self._prompts.turn(
+            messages,
+            sampling_params,
+            tools,
+            template_variables,
+            request_id=request_id,
+            priority=priority,
+            tenant=tenant,
+            timeout=timeout,
+            salt=salt,
+        )
+        return self._serve(request, Increments(request, output_kind))
+
+    async def embed(self, prompt: Prompt, pooling: str = "mean", normalize: bool = True, **options: Any) -> np.ndarray:
+        """The embedding float32[hidden] of a text or token ids, as `LLM.embed` gives it.
+
+        `options`: request_id, priority, tenant, timeout, salt.
+        """
+        pool = Pool(pooling, normalize)
+        stream = self._begin(self._prompts.embedding(prompt, pool, **options))
+        step: StepOutput | None = None
+        try:
+            while step is None or not step.finished:
+                step = await stream.next()
+        finally:
+            self._thread.close(stream)
+        return pool.vector()
+
+    def abort(self, request_id: str) -> None:
+        """End a request: whoever iterates over it gets AbortedError. Nothing happens where it is finished."""
+        self._thread.abort(request_id)
+
+    def shutdown(self, drain: bool = False) -> None:
+        """Stop serving: at once (open requests end with AbortedError), or with `drain` when all are finished. Blocks."""
+        self._thread.stop(drain)
+        self._finalizer.detach()
+
+    async def _serve(self, request: Request, increments: Increments) -> AsyncGenerator[RequestOutput, None]:
+        stream = self._begin(request)
+        finished = False
+        try:
+            while not finished:
+                step = await stream.next()
+                finished = step.finished
+                output = increments.take(step)
+                if output is not None:
+                    yield output
+        finally:
+            if not finished:
+                self._thread.close(stream)
+
+    def _begin(self, request: Request) -> Stream:
+        stream = Stream(request, asyncio.get_running_loop())
+        self._thread.submit(stream)
+        return stream
+
+    def __enter__(self) -> AsyncLLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finishes what is open, or aborts it after an exception."""
+        self.shutdown(drain=kind is None)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await asyncio.to_thread(self.shutdown, drain=kind is None)

@@ -1,0 +1,104 @@
+"""From a path and options to what an engine is made of: the artifact, its identity, the sizes of its pools."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .arguments import byte_count, memory_share
+from .runtime.artifact import Artifact, is_artifact, open_artifact
+from .runtime.errors import RequestError
+from .runtime.kv_memory import share_bytes
+from .runtime.manifest import LIBRARY_FILE
+from .runtime.request import pages_for
+
+Quant = str | Mapping[str, str] | None
+_COMPILE_AGAIN = "leave the option out, or compile the model again with it"
+
+
+def find_artifact(
+    path: Path,
+    fixed: dict[str, Any],
+    random_weights: int | None = None,
+    verify: str = "quick",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Artifact:
+    """The artifact at `path`, or the one compiled from the checkpoint there.
+
+    `fixed` are options fixed by compiling (None: not asked for); RequestError where an artifact was compiled with others.
+    """
+    wanted = {name: value for name, value in fixed.items() if value is not None}
+    if not is_artifact(path):
+        from .compiler.driver import compile_model  # the compiler is needed, and installed, only here
+
+        compiled = compile_model(path, random_weights=random_weights, progress=progress, **wanted)
+        return open_artifact(compiled, verify)
+    artifact = open_artifact(path, verify)
+    model, plan = artifact.manifest.model, artifact.manifest.plan
+    found: dict[str, Any] = {"dtype": model.weight_dtype, "kv_dtype": model.kv_dtype}
+    found |= {"max_tokens": plan.max_tokens, "max_seqs": plan.max_seqs}
+    if "quant" in wanted:
+        _check_schemes(artifact, wanted.pop("quant"))
+    if random_weights is not None:
+        wanted["random_weights"], found["random_weights"] = random_weights, "not an option of artifacts"
+    for name, value in wanted.items():
+        if value != found[name]:
+            raise RequestError(
+                f"{path} was compiled with {name}={found[name]}, asked for is {value!r}",
+                "this is fixed when a model is compiled",
+                _COMPILE_AGAIN,
+            )
+    return artifact
+
+
+def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:
+    """RequestError where an artifact was quantized in another way than `quant` says."""
+    from .compiler.quant import choose_schemes, names
+
+    manifest = artifact.manifest
+    found = manifest.model.schemes
+    tables = [set(manifest.function(name).params) for name in ("embed", "head")]
+    shared = {"lm_head": "embed"} if tables[0] & tables[1] else {}
+    wanted = names(choose_schemes(quant, {site: shared.get(site, site) for site in found}), found)
+    for site, scheme in found.items():
+        if wanted[site] != scheme:
+            raise RequestError(
+                f"{artifact.path} was compiled with the scheme {scheme!r} at {site}, asked for is {wanted[site]!r}",
+                "this is fixed when a model is compiled",
+                "leave quant out, or compile the model again with it",
+            )
+
+
+def identity(artifact: Artifact) -> bytes:
+    """What decides the contents of a page besides tokens: weights, code and the type of the cache, by their hashes."""
+    manifest = artifact.manifest
+    hashes = [manifest.files[name].sha256 for name in (manifest.weights.file, LIBRARY_FILE)]
+    return hashlib.sha256(" ".join([*hashes, manifest.model.kv_dtype]).encode()).digest()
+
+
+def pool_bytes(artifact: Artifact, kv_memory: int | str | None, context_length: int | None) -> int | None:
+    """Bytes of the KV pool, None for the runner's default (two full contexts); a shorter context makes it smaller."""
+    if kv_memory is not None:
+        share = memory_share(kv_memory)
+        return byte_count("kv_memory", kv_memory, "'50%'") if share is None else share_bytes(artifact, share)
+    if context_length is None or context_length < 1:  # the engine refuses the latter
+        return None
+    group = artifact.manifest.caches[0]
+    tokens = min(context_length, artifact.manifest.model.context_length)
+    return 2 * pages_for(tokens, group.page_tokens) * group.record_bytes
+
+
+def swap_bytes(preemption: str, swap_memory: int | str | None) -> int:
+    """Bytes of host memory for swapped pages; RequestError where that and the way of preemption contradict each other."""
+    if swap_memory is None:
+        if preemption == "swap":
+            raise RequestError("preemption='swap' needs host memory", fix="give swap_memory, such as '1GiB'")
+        return 0
+    if preemption != "swap":
+        raise RequestError(
+            f"swap_memory is {swap_memory!r} and preemption {preemption!r}: nothing is swapped",
+            fix="give preemption='swap' too, or no swap_memory",
+        )
+    return byte_count("swap_memory", swap_memory)

@@ -1,0 +1,55 @@
+"""A directory that passes for an artifact with tinydoc's tokenizer, run by a device that computes nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import heddle.llm
+import heddle.opening
+from heddle.runtime.artifact import Artifact
+from heddle.runtime.null_runner import HIDDEN, NullRunner
+
+from .tokenizers_for_tests import TINYDOC
+
+SCHEMES = {"embed": "w8a8-pc", "layers.0.attn.q": "w4a8-g32", "layers.0.mlp.down": "w4a8-g32", "lm_head": "w8a8-pc"}
+TABLES = {"embed": "embed.weight.w8-pc.codes", "head": "embed.weight.w8-pc.codes"}  # a tied table, stored once
+
+
+def null_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: int) -> Path:
+    """Makes `folder` such a directory; `bounds` are NullInfo's, beyond those of the manifest (48 tokens, 3 sequences)."""
+
+    class Runner(NullRunner):
+        """Takes the arguments of the real one."""
+
+        def __init__(self, artifact: Artifact, *, kv_bytes: int | None, threads: int | None) -> None:
+            super().__init__(**{"vocab_size": 4096, "max_tokens": 48, "max_seqs": 3, **bounds})
+            self.kv_bytes, self.threads = kv_bytes, threads
+            self.delay = 0.0  # seconds of each step
+
+        def forward(self, *args: Any) -> np.ndarray:
+            time.sleep(self.delay)
+            return super().forward(*args)
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to(TINYDOC / name)
+    (folder / "manifest.json").touch()
+    manifest: Any = SimpleNamespace(
+        model=SimpleNamespace(
+            weight_dtype="float16", schemes=SCHEMES, kv_dtype="float32", context_length=256, hidden_size=HIDDEN
+        ),
+        weights=SimpleNamespace(file="weights.safetensors"),
+        files={name: SimpleNamespace(sha256=name) for name in ("weights.safetensors", "lib.so")},
+        function=lambda name: SimpleNamespace(params=("norm.weight", TABLES[name])),
+        plan=SimpleNamespace(max_tokens=48, max_seqs=3),
+        generation={"eos_token_ids": [2, 0]},
+        caches=(SimpleNamespace(page_tokens=16, record_bytes=1000),),
+    )
+    monkeypatch.setattr(heddle.opening, "open_artifact", lambda path, verify="quick": Artifact(Path(path), manifest))
+    monkeypatch.setattr(heddle.llm, "ModelRunner", Runner)
+    return folder
