@@ -22,7 +22,7 @@ SHRINKS = {4: (1.0, 0.95, 0.9, 0.85, 0.8), 8: (1.0, 0.96)}  # of the range, with
 # Of many values few are near the largest, and with heavy tails very few: finer steps and smaller ranges pay.
 WIDE_STEPS = {4: (*STEPS[4], 10.0, 11.0, 12.0, 13.0, 14.0, 16.0, 18.0, 21.0, 24.0, 28.0, 32.0), 8: STEPS[8]}
 WIDE_SHRINKS = {4: (*SHRINKS[4], 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.42, 0.35), 8: SHRINKS[8]}
-WIDE = 128  # values of a group from which on they count as many
+WIDE = 512  # values of a group that count as many; with fewer, less squared error was more perplexity (docs/quantization.md)
 SMALLEST = np.finfo(np.float32).tiny  # scales below, whose inverse may overflow, make all codes mean 0
 
 
@@ -67,7 +67,7 @@ def symmetric(t: np.ndarray, fmt: WeightFormat) -> Iterator[Candidate]:
     smallest, largest = t.min(0), t.max(0)
     extreme = np.where(-smallest > largest, smallest, largest)
     zero = np.full(t.shape[1], fmt.zero, np.float32)
-    for step in (WIDE_STEPS if len(t) >= WIDE else STEPS)[fmt.bits]:
+    for step in (WIDE_STEPS if len(t) > WIDE else STEPS)[fmt.bits]:
         yield extreme * np.float32(-1 / step), zero
 
 
@@ -78,7 +78,7 @@ def asymmetric(t: np.ndarray, fmt: WeightFormat) -> Iterator[Candidate]:
     scale = np.maximum(t.max(0), 0) / high - lowest / high  # each divided first: the range itself may overflow
     with np.errstate(divide="ignore", invalid="ignore"):
         zero = np.where(scale > 0, np.rint(np.clip(-lowest / scale, 0, high)), np.float32(fmt.zero))
-    for shrink in (WIDE_SHRINKS if len(t) >= WIDE else SHRINKS)[fmt.bits]:
+    for shrink in (WIDE_SHRINKS if len(t) > WIDE else SHRINKS)[fmt.bits]:
         yield scale * np.float32(shrink), zero
 
 
