@@ -15,7 +15,7 @@ rounds, of ratios too. Round 0 of `batch` is not counted.
     shares    parts of the time of decode steps at batch 1 and 32; everything but compiled code and sampling is Python's
     steps     what a chunk of a prompt adds to a step of 8 decodes
 
-`--only` runs some of them; `arrivals` needs `batch`. The sampler's own benchmark is sample.py.
+`--only` runs some of them; `arrivals` needs `batch`, or `--rate`. The sampler's own benchmark is sample.py.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Row:
 class Bench:
     """The systems at work, and what was found so far."""
 
-    def __init__(self, heddle: Worker, peer: Worker | None, rounds: int, step_tokens: int) -> None:
-        self.heddle, self.peer, self.rounds = heddle, peer, rounds
+    def __init__(self, heddle: Worker, peer: Worker | None, rounds: int, step_tokens: int, rate: float | None) -> None:
+        self.heddle, self.peer, self.rounds, self.rate = heddle, peer, rounds, rate
         self.vocab = int(MODELS[MODEL]["vocab_size"])
         self.chunked = {"chunk": step_tokens, "step_tokens": step_tokens, "prefix_cache": False}
         self.throughput: list[float] = []  # requests per second of the slower system, by round
@@ -115,9 +115,9 @@ class Bench:
 
     def arrivals(self) -> None:
         """Latencies under Poisson arrivals."""
-        if not self.throughput:
-            raise SystemExit("arrivals come at a part of the throughput: run `batch` too")
-        rate = LOAD * min(self.throughput)
+        if not self.throughput and self.rate is None:
+            raise SystemExit("arrivals come at a part of the throughput: run `batch` too, or give --rate")
+        rate = LOAD * min(self.throughput) if self.rate is None else self.rate
         self.add("arrivals, requests a second", rate)
         settings = [("chunked", self.heddle, self.chunked), ("whole prompts", self.heddle, WHOLE)]
         if self.peer:
@@ -209,7 +209,10 @@ def main() -> None:
     parser = report.parser(__doc__, rounds=5)
     parser.add_argument("--envs", type=Path, default=Path.home() / ".cache" / "heddle-bench", help="where peers live")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
-    parser.add_argument("--step-tokens", type=int, default=64, help="tokens of a step with chunked prefill")
+    parser.add_argument("--step-tokens", type=int, default=128, help="tokens of a step with chunked prefill")
+    parser.add_argument(
+        "--rate", type=float, help="requests a second in `arrivals` (default: 80 %% of the slower system's)"
+    )
     parser.add_argument("--no-peer", action="store_true", help="Heddle alone")
     options = parser.parse_args()
     options.envs.mkdir(parents=True, exist_ok=True)
@@ -221,7 +224,7 @@ def main() -> None:
                 peer = start(PEER, options, stack)
             except Unavailable as unavailable:
                 print(f"{PEER.name}: not measured: {unavailable}")
-        bench = Bench(heddle, peer, options.rounds, options.step_tokens)
+        bench = Bench(heddle, peer, options.rounds, options.step_tokens, options.rate)
         for part in (part for part in PARTS if part in options.only):
             getattr(bench, part)()
     about["disturbance"] = f"{statistics.median(bench.disturbance):.0%}"

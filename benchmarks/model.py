@@ -142,7 +142,7 @@ def measure_run(artifact: Path, threads: int, rounds: int) -> dict[str, Any]:
     load = time.perf_counter() - start
     timed = [Timed(f) for f in (runner._embed, runner._body, runner._head)]
     runner._embed, runner._body, runner._head = timed  # type: ignore[assignment]
-    engine = Engine(runner, None, eos_token_ids=[], chunk=512)
+    engine = Engine(runner, None, eos_token_ids=[], chunk=512, prefix_cache=False)
     rng = np.random.default_rng(0)
     target = resolve_target()
     reads = readers(runner.weights, target)

@@ -28,13 +28,17 @@ from .runtime.tokenizer import Tokenizer
 __all__ = ["AbortedError", "AsyncLLM", "EngineDeadError"]
 
 WHEN_FULL = ("error", "wait")
+STEP_TOKENS = 128
+"""Of a step by default: a prompt beside decodes holds their next tokens up for a tenth of a second on the 0.5B shape
+(benchmarks/engine.py), and prefill loses under a tenth of its speed."""
 
 
 class AsyncLLM:
     """A model that serves any number of tasks, in one event loop or in several (in threads of their own).
 
-    Takes the options of `LLM`, and when_full: what becomes of a request while `max_waiting` others wait, "error"
-    (QueueFullError) or "wait". Loading takes seconds and blocks: in a loop, `await asyncio.to_thread(AsyncLLM, path)`.
+    Takes the options of `LLM` (`step_tokens` is 128 where it is not given), and when_full: what becomes of a request while
+    `max_waiting` others wait, "error" (QueueFullError) or "wait". Loading takes seconds and blocks: in a loop,
+    `await asyncio.to_thread(AsyncLLM, path)`.
     Use it as a context manager, or call `shutdown`.
     """
 
@@ -45,11 +49,14 @@ class AsyncLLM:
         threads: int | None = None,
         *,
         when_full: str = "error",
+        step_tokens: int | None = STEP_TOKENS,
         **options: Any,
     ) -> None:
         if when_full not in WHEN_FULL:
             raise RequestError(f"when_full is {when_full!r}; allowed are {', '.join(map(repr, WHEN_FULL))}")
-        self._thread = EngineThread(functools.partial(LLM, path, quant, threads, **options), when_full == "wait")
+        self._thread = EngineThread(
+            functools.partial(LLM, path, quant, threads, step_tokens=step_tokens, **options), when_full == "wait"
+        )
         self._prompts, self._engine = self._thread.llm.prompts, self._thread.llm.engine
         # Also at the interpreter's exit: compiled code must not run while the process is taken apart.
         self._finalizer = weakref.finalize(self, self._thread.stop)

@@ -46,6 +46,7 @@ class Engine:
         *,
         eos_token_ids: Iterable[int] | None = None,
         chunk: int = 512,
+        step_tokens: int | None = None,
         context_length: int | None = None,
         policy: str = "fcfs",
         preemption: str = "recompute",
@@ -57,7 +58,8 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`eos_token_ids` end a text (None: the tokenizer's end token), `chunk` is the most of a prompt in a step,
-        `context_length` shortens the model's context.
+        `step_tokens` the most of all requests (None, or more than the runner takes: what that takes): the fewer, the sooner
+        the others' next tokens come beside a prompt. `context_length` shortens the model's context.
 
         policy: who goes first (scheduler.POLICIES). preemption: whether what a preempted request has computed is computed
         again or kept in host memory, up to `swap_bytes`. max_waiting: requests that may wait at a time; None: any number.
@@ -67,6 +69,10 @@ class Engine:
         for name, value, allowed in (("policy", policy, POLICIES), ("preemption", preemption, PREEMPTIONS)):
             if value not in allowed:
                 raise RequestError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        step_tokens = runner.info.max_tokens if step_tokens is None else step_tokens
+        if isinstance(step_tokens, bool) or not isinstance(step_tokens, int) or step_tokens < 1:
+            raise RequestError(f"step_tokens is {step_tokens!r}; allowed is None, or 1 token or more")
+        step_tokens = min(step_tokens, runner.info.max_tokens)
         if max_waiting is not None and (isinstance(max_waiting, bool) or max_waiting < 1):
             raise RequestError(f"max_waiting is {max_waiting!r}; allowed is None, or 1 or more")
         if preemption == "swap" and swap_bytes <= 0:
@@ -89,7 +95,7 @@ class Engine:
         self.running: list[Request] = []  # these two by urgency
         self.waiting: list[Request] = []
         self.groups: dict[str, Group] = {}
-        self.limits = Limits(info.max_tokens, info.max_seqs)
+        self.limits = Limits(step_tokens, info.max_seqs)
         self._urgency = urgency(policy)
         self._timed: list[Request] = []
         self._shares = FairShares()
@@ -98,7 +104,7 @@ class Engine:
         self._committer = Committer(self)
         if isinstance(trace, (str, Path)):
             options = {"prefix_cache": prefix_cache, "preemption": preemption, "swap_pages": self.kv.num_swappable}
-            trace = TraceWriter(trace, self, **options)
+            trace = TraceWriter(trace, self, step_tokens=step_tokens, **options)
         self._trace = trace
 
     @property

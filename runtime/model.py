@@ -18,12 +18,15 @@ from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from .safetensors import read_header, storage_dtype
 from .sampler.compiled import load_sampler
 from .threads import set_threads, thread_count
-from .tvm import Library, empty, tensor, tensor_array, to_numpy
+from .tvm import Library, ResultMemory, empty, tensor, tensor_array, to_numpy
 
 LOG = logging.getLogger("heddle")
 
 LOGIT_BYTES = 64 << 20
 """Bytes of logits that one call of `head` gives at most; more rows are computed in turns."""
+
+RESULT_BYTES = 256 << 20
+"""Bytes of hidden states and logits of other sizes than the last step's that may be kept for steps to come."""
 
 CASCADE_SHARING = 4
 """Query heads of one KV head up to which rows of several sequences read a shared prefix together. The heads of one row alone
@@ -126,11 +129,13 @@ class ModelRunner:
         longest = min(pages, -(-manifest.model.context_length // group.page_tokens))
         self._plan = Buffer(self.layout.size(manifest.plan.max_seqs * (longest + 1)))
         self._hidden: Any = None
+        self._results = ResultMemory(RESULT_BYTES)
         self._tokens = Buffer(manifest.plan.max_tokens)
         self._positions = Buffer(manifest.plan.max_tokens)
         self._rows = Buffer(manifest.plan.max_tokens)
         self._builder = plan_builder(self.layout, self.code, self._plan.array, self._positions.array)
         self.sampler = load_sampler(self.code)
+        self._width = manifest.model.hidden_size
         most = self._head.instances[-1][0]
         self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()
@@ -147,6 +152,7 @@ class ModelRunner:
         if planned != n:
             raise ValueError(f"{n} tokens, but the sequences of this step have {planned} new rows")
         self._tokens.array[:n] = tokens
+        self._results.expect(4 * n * self._width)
         x = self._embed(n, self._tokens.view(n))
         hidden = self._body(n, x, self._positions.view(n), self._plan.view(used), self._cache)
         self._hidden = hidden
@@ -167,6 +173,7 @@ class ModelRunner:
 
     def _logits(self, hidden: Any, rows: np.ndarray) -> np.ndarray:
         self._rows.array[: len(rows)] = rows
+        self._results.expect(4 * len(rows) * self.info.vocab_size)
         return to_numpy(self._head(len(rows), hidden, self._rows.view(len(rows))))
 
     def copy_pages(self, source: np.ndarray, destination: np.ndarray) -> None:

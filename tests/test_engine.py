@@ -279,9 +279,12 @@ def test_more_bad_requests() -> None:
     for length in (0, 257):
         with pytest.raises(RequestError, match=f"context_length is {length}; the model takes 1 to 256"):
             Engine(NullRunner(), context_length=length)
-    for tokens in (0, 65, True):
-        with pytest.raises(RequestError, match=f"step_tokens is {tokens}; allowed is None, or 1 to 64 tokens"):
+    for tokens in (0, 1.5, True):
+        with pytest.raises(RequestError, match=f"step_tokens is {tokens}; allowed is None, or 1 token or more"):
             Engine(NullRunner(), step_tokens=tokens)
+    assert Engine(NullRunner(), step_tokens=65).limits.max_tokens == 64, (
+        "more than the runner takes means what it takes"
+    )
     assert len(finish(engine)) == 1
 
 

@@ -64,7 +64,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-FREE = ("tvm", "config", "generation", "tensors", "offsets", "files", "compile_seconds")
+FREE = ("tvm", "config", "schemes", "generation", "tensors", "offsets", "files", "compile_seconds")
 FIELDS = [p for p in paths(json.loads(small_manifest().to_json())) if not set(p[:-1]) & set(FREE)]
 
 

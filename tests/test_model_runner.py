@@ -13,6 +13,7 @@ from heddle.runtime.artifact import open_artifact
 from heddle.runtime.errors import ArtifactError, HeddleError, ManifestError
 from heddle.runtime.model import Buffer, ModelRunner
 from heddle.runtime.plans import PAGE, PlanSequence
+from heddle.runtime.tvm import ResultMemory
 
 from .artifact_tools import copy_artifact, edit_manifest
 from .model_tools import Sequences, runner_of
@@ -116,6 +117,24 @@ def test_bounds_of_a_step(runner: ModelRunner) -> None:
     with pytest.raises(HeddleError, match=f"{info.max_tokens + 1} rows in one step, the artifact was compiled for"):
         runner._body(info.max_tokens + 1)
     assert np.isfinite(step(runner, [info.max_seqs])).all()  # a refused step leaves no trace
+
+
+def test_results_of_all_sizes_leave_little_behind(
+    tinydoc: Path, tokens: np.ndarray, prefill: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TVM keeps what is freed by size; and giving it back, even before every step, touches nothing that is in use."""
+    monkeypatch.setattr(model_module, "RESULT_BYTES", 1)
+    runner = runner_of(tinydoc)
+    pages, found = np.arange(-(-len(tokens) // PAGE), dtype=np.int32), {}
+    for n in (3, 1, 20, len(tokens), 3):
+        found[n] = runner.forward([PlanSequence(pages, 0, n)], tokens[:n], np.arange(n, dtype=np.int32))
+    for n, logits in found.items():
+        same(logits, prefill[:n])
+    used, cleared, of_tvm = 0, [], ResultMemory(1000)
+    of_tvm._clear = lambda: cleared.append(used)  # type: ignore[assignment]
+    for used in (100, 200, 100, 200, 150, 60, 60, 400, 401):
+        of_tvm.expect(used)
+    assert cleared == [60, 401]
 
 
 def test_buffers_share_their_memory() -> None:

@@ -166,17 +166,13 @@ class HeddleEngine:
             self.model.shutdown()
         self.model = None
         gc.collect()
-        options = dict(options)
-        step_tokens = options.pop("step_tokens", None)
+        options = {"step_tokens": None} | dict(options)
         artifact = self.folder / ARTIFACT
         group = open_artifact(artifact).manifest.caches[0]
         pages = -(-options.pop("kv_tokens", self.context) // group.page_tokens)
         made = (AsyncLLM if parallel else LLM)(
             artifact, threads=self.threads, kv_memory=pages * group.record_bytes, **options
         )
-        engine = made._engine if parallel else made.engine
-        if step_tokens is not None:
-            engine.limits = dataclasses.replace(engine.limits, max_tokens=step_tokens)
         self.model, self.open = made, wanted
         if parallel:  # the first step starts threads
 
