@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.sparse.attention.kernel import attention, states_shape
-from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build_plan
 from heddle.runtime.plans.layout import MERGES
 from heddle.schedules.compat import tvm
 from heddle.schedules.cpu.attention_reference import attention_reference
 from heddle.schedules.cpu.kv_cache import random_cache
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.targets import ONCE, TARGETS
 from tests.test_attention import expect_equal, use_threads
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 LIMITS = {"max_tokens": 256, "max_seqs": 24}
 
 
@@ -119,7 +118,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 @pytest.mark.parametrize("layer", VARIANTS.values(), ids=VARIANTS)
 def test_a_variant_is_its_definition(layer: Layer, target: TargetProfile) -> None:
     lengths = [(2100, 3), (40, 40), (300, 1), (17, 17), (600, 9)]
@@ -130,7 +129,7 @@ def test_a_variant_is_its_definition(layer: Layer, target: TargetProfile) -> Non
     layer.expect(out, q, positions, plan, cache)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 @pytest.mark.parametrize("kv_dtype", ["float32", "int8"])
 def test_pages_between_sinks_and_window_may_be_gone(kv_dtype: str, target: TargetProfile) -> None:
     layer = Layer(4, 2, 64, kv_dtype, (("window", 40), ("sinks", 5)))
@@ -145,7 +144,7 @@ def test_pages_between_sinks_and_window_may_be_gone(kv_dtype: str, target: Targe
     expect_equal([run(layer, sequences, cache, target)[0]], [whole])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 @pytest.mark.parametrize("name", ["softcap", "window", "lookahead", "values are wider", "many sinks"])
 def test_a_micro_kernel_has_the_bits_of_its_expressions(name: str, target: TargetProfile) -> None:
     layer = VARIANTS[name]
@@ -156,7 +155,7 @@ def test_a_micro_kernel_has_the_bits_of_its_expressions(name: str, target: Targe
     expect_equal([run(layer, sequences, cache, target)[0]], [run(lowered, sequences, cache, target)[0]])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 @pytest.mark.parametrize(("window", "kv_dtype"), [(0, "float32"), (19, "float32"), (0, "int8")])
 def test_encoders_see_both_sides(window: int, kv_dtype: str, target: TargetProfile) -> None:
     variants = (("window", window + 1), ("lookahead", window)) if window else ()
@@ -171,7 +170,7 @@ def test_encoders_see_both_sides(window: int, kv_dtype: str, target: TargetProfi
     assert np.abs(causal - out).max() > 0.1 * np.abs(out).max()
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 def test_sink_logits_join_the_denominator(target: TargetProfile) -> None:
     layer = Layer(6, 2, 64, "float16", (("sink_logits", True),))
     tables = scattered([2500, 60])
@@ -184,7 +183,7 @@ def test_sink_logits_join_the_denominator(target: TargetProfile) -> None:
     expect_equal([split], [out])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", ONCE)
 @pytest.mark.parametrize(("window", "kv_dtype"), [(0, "float16"), (64, "float32"), (0, "int8")])
 def test_a_tree_of_drafts_sees_its_ancestors(window: int, kv_dtype: str, target: TargetProfile) -> None:
     layer = Layer(4, 2, 64, kv_dtype, (("tree_words", 2), ("window", window)))

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from heddle.ir_passes.dialect import OPS, DialectOp
-from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import TensorType, relax
-from heddle.schedules.target import PROFILES, TargetProfile, profile_scope
+from heddle.schedules.target import TargetProfile, profile_scope
 from tests.ir_tools import run
+from tests.targets import TARGETS, marks
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 POINTS = [
-    pytest.param(op, dtype, target, id=f"{op.name}-{dtype}-{target.name}")
+    pytest.param(op, dtype, target, id=f"{op.name}-{dtype}-{target.name}", marks=marks(target, op.name))
     for op in OPS.values()
     for dtype in op.dtypes
     for target in TARGETS

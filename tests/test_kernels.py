@@ -7,14 +7,13 @@ import pytest
 
 import heddle.ir_passes.sparse.catalog
 import heddle.schedules.catalog  # noqa: F401
-from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import tvm
 from heddle.schedules.registry import KERNELS, Case, Kernel
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.targets import TARGETS, marks
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 POINTS = [
-    pytest.param(kernel, case, target, id=f"{kernel.name}-{i}-{target.name}")
+    pytest.param(kernel, case, target, id=f"{kernel.name}-{i}-{target.name}", marks=marks(target, kernel.name))
     for kernel in KERNELS.values()
     for i, case in enumerate(kernel.cases)
     for target in TARGETS

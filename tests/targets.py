@@ -1,0 +1,22 @@
+"""The target profiles that this CPU runs, and which of them the default run leaves to `make test-all`."""
+
+from __future__ import annotations
+
+import pytest
+
+from heddle.runtime.features import architecture, cpu_features
+from heddle.schedules.target import PROFILES, TargetProfile
+
+TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
+DOTS = ("quant_linear", "attention")
+"""Beginnings of the names of kernels and ops with 8-bit dot products."""
+
+
+def marks(target: TargetProfile, name: str) -> list[pytest.MarkDecorator]:
+    """slow where a kernel is the same code as on another target: AVX-VNNI is AVX2 but for dot products."""
+    same = target.vnni and target.vector_bits == 256 and not name.removeprefix("heddle.").startswith(DOTS)
+    return [pytest.mark.slow] if same else []
+
+
+ONCE = [pytest.param(target, id=target.name, marks=marks(target, "")) for target in TARGETS]
+"""Targets as parameters of tests that are not about 8-bit dot products."""
