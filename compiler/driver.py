@@ -214,20 +214,24 @@ def _build(
         plan = build_plan(**dataclasses.asdict(layout), target=profile)
         sampler = {SAMPLE_FUNCTION: sample_tokens, RANK_FUNCTION: rank_tokens, EDIT_FUNCTION: edit_logits}
         extra = {n: make(vocab=model.config.vocab_size, target=profile) for n, make in sampler.items()}
-        generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, library, seconds)
-        writer.copy(LIBRARY_FILE, library)
-        for i, (phase, text) in enumerate(lowered.texts):
-            writer.write_text(f"ir/{i:02d}-{phase}.py", text)
-        writer.write_text("ir/passes.json", json.dumps([dataclasses.asdict(r) for r in lowered.log.records], indent=0))
-        for name in COPIED_FILES:
-            if (model.path / name).is_file():
-                writer.copy(name, model.path / name)
+        executable = generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, seconds)
         report("generating code", 3, 3)
-        with _timed(seconds, "weights"):
-            weights = WeightWriter(lowered.weights, model.checkpoint, model.match.names, dtypes)
-            writer.write_weights(
-                "weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t)
-            )
+        with ThreadPoolExecutor(1) as linker:  # one thread for seconds, while the others compute weights
+            linked = linker.submit(_link, executable, library, seconds)
+            for i, (phase, text) in enumerate(lowered.texts):
+                writer.write_text(f"ir/{i:02d}-{phase}.py", text)
+            records = [dataclasses.asdict(r) for r in lowered.log.records]
+            writer.write_text("ir/passes.json", json.dumps(records, indent=0))
+            for name in COPIED_FILES:
+                if (model.path / name).is_file():
+                    writer.copy(name, model.path / name)
+            with _timed(seconds, "weights"):
+                weights = WeightWriter(lowered.weights, model.checkpoint, model.match.names, dtypes)
+                writer.write_weights(
+                    "weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t)
+                )
+            linked.result()
+        writer.copy(LIBRARY_FILE, library)
         writer.finish(describe(model, profile, options, layout, lowered, weights.specs, seconds))
     return output
 
@@ -239,12 +243,9 @@ def matrix_dtypes(model: Source, dtype: str | None) -> dict[str, str]:
 
 
 def generate_code(
-    lowered: Lowered, extra: dict[str, PrimFunc], profile: TargetProfile, library: Path, seconds: dict[str, float]
-) -> None:
-    """Machine code for a lowered module and `extra` functions beside it, linked into a shared library.
-
-    Kernels are compiled by several threads.
-    """
+    lowered: Lowered, extra: dict[str, PrimFunc], profile: TargetProfile, seconds: dict[str, float]
+) -> relax.VMExecutable:
+    """Machine code for a lowered module and `extra` functions beside it. Kernels are compiled by several threads."""
     with _timed(seconds, "codegen"):
         target = profile.tvm_target()
         functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
@@ -260,7 +261,11 @@ def generate_code(
             {name: func for name, func in functions.items() if name not in kernels}, attrs=lowered.mod.attrs
         )
         nothing = tvm.transform.Sequential([])  # the module is lowered; the default pipeline would do it again, worse
-        executable = relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
+        return relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
+
+
+def _link(executable: relax.VMExecutable, library: Path, seconds: dict[str, float]) -> None:
+    """A shared library of what `generate_code` made."""
     with _timed(seconds, "link"):
         executable.export_library(str(library))
 
