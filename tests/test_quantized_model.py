@@ -38,7 +38,7 @@ MIXED = {
 """Every activation format in one model; a table that embedding and head store apart."""
 FINE = {"*": "w4a16-2l", "layers.0.*": "w4a16-g32-asym-f32", "lm_head": "w8a16", "layers.1.mlp.*": "w8a16-g32"}
 """Activations of 15 bits and more: only weights are rounded much."""
-SLOW = ("w8a8", "w8a16", "w4a16", "w4a8-g64-2l", "w4a8-ag", "w8a8-g32-ag-asym", "w4a16-g32-2l-asym-f32", "w8a16-f32-pc")
+SLOW = ("w8a8", "w8a16", "w4a16", "w4a8-g32-2l", "w4a8-ag", "w8a8-g32-ag-asym", "w4a16-g32-2l-asym-f32", "w8a16-f32-pc")
 
 Artifacts = Callable[..., Path]
 
