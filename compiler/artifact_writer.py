@@ -95,7 +95,8 @@ class ArtifactWriter:
 
     def finish(self, manifest: Manifest) -> Manifest:
         """Write the manifest (its list of files is filled in) last, and move the artifact into place."""
-        complete = dataclasses.replace(manifest, files=dict(self._files))
+        # Sorted: files are written by several threads, and one compilation must look like another.
+        complete = dataclasses.replace(manifest, files=dict(sorted(self._files.items())))
         text = complete.to_json()
         Manifest.from_json(text)  # what was written must be what can be read
         self._write(MANIFEST_FILE, [text.encode()])
