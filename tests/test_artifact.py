@@ -103,6 +103,11 @@ def test_another_cpu(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "manifest.target.arch is riscv64, this machine is " in refused(damaged)
 
 
+def test_files_are_listed_in_order(tinydoc: Path) -> None:
+    names = list(open_artifact(tinydoc).manifest.files)
+    assert names == sorted(names)  # whichever thread wrote its file first
+
+
 def test_missing_files(damaged: Path, tinydoc: Path) -> None:
     for name in open_artifact(tinydoc).manifest.files:
         (damaged / name).unlink()
