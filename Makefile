@@ -7,7 +7,7 @@ PACKAGES := heddle compiler ir_passes models runtime schedules
 JOBS ?= 2
 export HEDDLE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-targets chromium lint bench clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/python examples/demo.py
@@ -17,6 +17,16 @@ test: $(VENV)/dev.stamp lint
 
 test-all: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Tests that need more than Python packages: a browser.
+test-targets: $(VENV)/targets.stamp chromium
+	$(BIN)/python -m pytest tests/targets
+
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || \
+		{ echo "The tests of the web page need Chromium; install it (Debian: apt-get install chromium)"; exit 1; }
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -47,3 +57,7 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@ $(VENV)/core.stamp
+
+$(VENV)/targets.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,targets]"
+	touch $@

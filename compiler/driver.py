@@ -21,10 +21,17 @@ from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
 from ..runtime.artifact import sha256
 from ..runtime.errors import HeddleError
 from ..runtime.features import physical_cores
-from ..runtime.manifest import EDIT_FUNCTION, LIBRARY_FILE, PLAN_FUNCTION, RANK_FUNCTION, SAMPLE_FUNCTION
+from ..runtime.manifest import (
+    EDIT_FUNCTION,
+    LIBRARY_FILE,
+    MASK_FUNCTION,
+    PLAN_FUNCTION,
+    RANK_FUNCTION,
+    SAMPLE_FUNCTION,
+)
 from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
-from ..schedules.catalog import build_plan, edit_logits, rank_tokens, sample_tokens
+from ..schedules.catalog import build_plan, edit_logits, mask_logits, rank_tokens, sample_tokens
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.layouts.scheme import Scheme
 from ..schedules.target import TargetProfile, resolve_target
@@ -212,7 +219,8 @@ def _build(
         report("generating code", 1, 3)
         library = Path(scratch) / LIBRARY_FILE
         plan = build_plan(**dataclasses.asdict(layout), target=profile)
-        sampler = {SAMPLE_FUNCTION: sample_tokens, RANK_FUNCTION: rank_tokens, EDIT_FUNCTION: edit_logits}
+        sampler = {SAMPLE_FUNCTION: sample_tokens, RANK_FUNCTION: rank_tokens}
+        sampler |= {EDIT_FUNCTION: edit_logits, MASK_FUNCTION: mask_logits}
         extra = {n: make(vocab=model.config.vocab_size, target=profile) for n, make in sampler.items()}
         executable = generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, seconds)
         report("generating code", 3, 3)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .runtime.errors import HeddleError
     from .runtime.outputs import RequestOutput
     from .runtime.sampling import SamplingParams
+    from .runtime.structured.params import Structured
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "compile": (".compiler.driver", "compile_model"),
     "compile_model": (".compiler.driver", "compile_model"),
     "SamplingParams": (".runtime.sampling", "SamplingParams"),
+    "Structured": (".runtime.structured.params", "Structured"),
     "RequestOutput": (".runtime.outputs", "RequestOutput"),
     "AbortedError": (".engine_thread", "AbortedError"),
     "EngineDeadError": (".engine_thread", "EngineDeadError"),
@@ -40,6 +42,7 @@ __all__ = [
     "HeddleError",
     "RequestOutput",
     "SamplingParams",
+    "Structured",
     "__version__",
     "compile",
     "compile_model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,27 @@ def check_tools(tools: Any) -> list[Mapping[str, Any]]:
         if not isinstance(tool, Mapping):
             raise RequestError(f"tools[{i}] is {tool!r}; it must be a dict: the JSON schema of a function")
     return listed
+
+
+def template_text(chat_template: str | Path | None) -> str | None:
+    """A chat template's text: as it is given, or in the file that is named. RequestError where neither makes sense."""
+    if chat_template is None:
+        return None
+    if isinstance(chat_template, str) and ("{{" in chat_template or "{%" in chat_template):
+        return chat_template
+    if not isinstance(chat_template, (str, Path)):
+        raise RequestError(f"chat_template is {chat_template!r}; it must be the text of a template, or its file")
+    try:
+        text = Path(chat_template).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"chat_template is {str(chat_template)[:200]!r}, which cannot be read",
+            str(error),
+            "give the text of a Jinja template, or the path of its file",
+        ) from error
+    if not text.strip():
+        raise RequestError(f"chat_template is {str(chat_template)!r}, which is empty")
+    return text
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from .embed import Pool
 from .engine_thread import AbortedError, EngineDeadError, EngineThread, Stream
 from .increments import Increments
 from .llm import LLM
-from .metrics import EngineMetrics
 from .opening import Quant
 from .prompts import Messages
-from .runtime.errors import RequestError
+from .runtime.errors import HeddleError, RequestError
 from .runtime.outputs import RequestOutput, StepOutput
 from .runtime.request import Request
 from .runtime.sampling import SamplingParams
+from .runtime.stats import EngineMetrics
 from .runtime.tokenizer import Tokenizer
 
 __all__ = ["AbortedError", "AsyncLLM", "EngineDeadError"]
@@ -70,6 +70,22 @@ class AsyncLLM:
     def metrics(self) -> EngineMetrics:
         """What the engine does now and has done so far."""
         return EngineMetrics.of(self._engine)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a prompt with its answer, at most."""
+        return self._engine.context_length
+
+    @property
+    def failure(self) -> HeddleError | None:
+        """Why nothing is served any more; None while requests are taken."""
+        return self._thread.failure
+
+    def conversation(
+        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None, **template_variables: Any
+    ) -> str:
+        """The text that `chat` gives to the model; it has the special tokens in it."""
+        return self._prompts.conversation(messages, tools, **template_variables)
 
     def generate(
         self,

@@ -13,22 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .runtime.errors import DeadlineError, HeddleError
+from .runtime.errors import AbortedError, DeadlineError, EngineDeadError, HeddleError
 from .runtime.outputs import StepOutput
 from .runtime.request import Request
 
 if TYPE_CHECKING:
     from .llm import LLM
 
+__all__ = ["AbortedError", "EngineDeadError", "EngineThread", "Stream"]
+
 LOG = logging.getLogger("heddle")
-
-
-class AbortedError(HeddleError):
-    """A request was aborted by its id, or by shutting the engine down."""
-
-
-class EngineDeadError(HeddleError):
-    """The engine serves nothing any more: it was shut down, or an error that is no request's ended its thread."""
 
 
 class Stream:
@@ -92,6 +86,11 @@ class EngineThread:
         opened.wait()
         if failed:
             raise failed[0]
+
+    @property
+    def failure(self) -> HeddleError | None:
+        """Why no request is taken any more; None while they are."""
+        return self._end or (_shut_down() if self._stopping else None)
 
     def submit(self, stream: Stream) -> None:
         """Serve the request of `stream`. EngineDeadError where nothing is served any more; other errors go to the stream."""
@@ -198,7 +197,7 @@ class EngineThread:
             stream, request, waited = held.stream, held.stream.request, time.monotonic() - held.since
             full = engine.max_waiting is not None and len(engine.waiting) >= engine.max_waiting
             try:
-                if request.timeout is not None and waited >= request.timeout:
+                if full and request.timeout is not None and waited >= request.timeout:
                     raise DeadlineError(
                         f"request {request.request_id!r} found no room in {request.timeout:g} seconds",
                         f"{len(engine.waiting)} requests wait, which is all that may (max_waiting={engine.max_waiting})",
@@ -208,7 +207,7 @@ class EngineThread:
                     left.append(held)
                     continue
                 if request.timeout is not None:
-                    request.timeout -= waited
+                    request.timeout = max(0.0, request.timeout - waited)  # at 0 the first step ends it
                 engine.add(request)
                 self._streams[request.request_id] = stream
             except HeddleError as error:

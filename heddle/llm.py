@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Prompt, about, option_list, params_list, progress_bar, prompt_list
+from .arguments import Prompt, about, option_list, params_list, progress_bar, prompt_list, template_text
 from .beam import BeamSearchParams, Search
 from .embed import Pool
-from .metrics import EngineMetrics
 from .offline import feeder
 from .opening import Quant, find_artifact, identity, pool_bytes, swap_bytes
 from .prompts import Messages, Prompts, needed
@@ -23,7 +22,7 @@ from .runtime.model import ModelRunner
 from .runtime.outputs import RequestOutput, StepOutput
 from .runtime.request import Receiver, Request
 from .runtime.sampling import SamplingParams, check_keywords
-from .runtime.stats import EngineStats
+from .runtime.stats import EngineMetrics, EngineStats
 from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer
 
 Each = Any
@@ -51,6 +50,7 @@ class LLM:
     prefix_cache: whether prompts that begin alike share what is computed of it.
     max_waiting: requests that may wait in the engine; the calls here hold back what is more. None: any number.
     trace: a file for the trace that `heddle replay` reads; it holds the tokens of all prompts and texts.
+    chat_template: the text of a template, or its file, instead of the model's own.
     random_weights: a seed for random weights instead of the checkpoint's (a config.json is enough then).
     verify: "quick" hashes the artifact's small files, "full" all.
     progress: called with (what, done, total) while compiling.
@@ -76,6 +76,7 @@ class LLM:
         prefix_cache: bool = True,
         max_waiting: int | None = None,
         trace: str | Path | None = None,
+        chat_template: str | Path | None = None,
         random_weights: int | None = None,
         verify: str = "quick",
         progress: Callable[[str, int, int], None] | None = None,
@@ -83,10 +84,11 @@ class LLM:
     ) -> None:
         options = [name for name in LLM.__init__.__annotations__ if name not in ("unknown", "return")]
         check_keywords("LLM", unknown, options)
-        swap = swap_bytes(preemption, swap_memory)
+        swap, template = swap_bytes(preemption, swap_memory), template_text(chat_template)
         fixed = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
         self.artifact = find_artifact(Path(path), fixed | {"quant": quant}, random_weights, verify, progress)
-        self.tokenizer = Tokenizer.load(self.artifact.path) if self.artifact.file(TOKENIZER_FILE).is_file() else None
+        has_tokenizer = self.artifact.file(TOKENIZER_FILE).is_file()
+        self.tokenizer = Tokenizer.load(self.artifact.path, template) if has_tokenizer else None
         pool = pool_bytes(self.artifact, kv_memory, context_length)
         self.runner = ModelRunner(self.artifact, kv_bytes=pool, threads=threads)
         self.engine = Engine(

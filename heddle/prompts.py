@@ -12,6 +12,7 @@ from .arguments import Prompt, check_tools
 from .embed import Pool
 from .runtime.engine import Engine
 from .runtime.errors import RequestError
+from .runtime.messages import for_template
 from .runtime.request import Request, token_array
 from .runtime.sampling import SamplingParams
 from .runtime.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError
@@ -69,6 +70,7 @@ class Prompts:
         self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None, **variables: Any
     ) -> str:
         """A conversation as the text that the model was trained on; RequestError for tools that its template leaves out."""
+        messages = for_template(messages)
         plain = self.tokenizer.apply_chat_template(messages, **variables)
         if tools is None:
             return plain

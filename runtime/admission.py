@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from .detokenize import Detokenizer
-from .errors import RequestError
+from .errors import ContextLengthError, RequestError
 from .request import Receiver, Request, pages_for, token_array
 from .runner import RunnerInfo
 from .sampling import SamplingParams
+from .structured.grammar import Grammars, Matcher
+from .structured.llguidance_backend import LLGuidance
+from .structured.params import Structured
 from .tokenizer import Tokenizer
 
 
@@ -36,6 +39,7 @@ class Admission:
         if not 1 <= self.context_length <= info.context_length:
             raise RequestError(f"context_length is {context_length}; the model takes 1 to {info.context_length}")
         self._numbers = itertools.count()
+        self.grammars = None if tokenizer is None else Grammars(LLGuidance(tokenizer, info.vocab_size))
 
     def generating(
         self,
@@ -60,6 +64,7 @@ class Admission:
                 self._check_token(name, token)
         for token in dict(params.logit_bias or ()):
             self._check_token("logit_bias", token)
+        end_ids = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids)
         request = Request(
             self._new_id(request_id),
             ids,
@@ -69,9 +74,10 @@ class Admission:
             first=None if params.prompt_logprobs is None else 0,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             prompt=prompt,
-            detokenizer=None if self.tokenizer is None else Detokenizer(self.tokenizer, tuple(params.stop or ())),
-            end_ids=frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids),
+            detokenizer=self._detokenizer(params),
+            end_ids=end_ids,
             bad_words=self._bad_words(params),
+            matcher=self._matcher(params, end_ids),
             page_tokens=self.info.page_tokens,
             timeout=_checked_timeout(timeout),
             **_checked_options(**options),
@@ -111,6 +117,11 @@ class Admission:
             **_checked_options(**options),
         )
 
+    def _detokenizer(self, params: SamplingParams) -> Detokenizer | None:
+        if self.tokenizer is None:
+            return None
+        return Detokenizer(self.tokenizer, tuple(params.stop or ()), params.skip_special_tokens)
+
     def _new_id(self, request_id: str | None) -> str:
         return f"request-{next(self._numbers)}" if request_id is None else request_id
 
@@ -129,6 +140,14 @@ class Admission:
         found = (tuple(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
         return tuple(dict.fromkeys(tokens for tokens in found if tokens))
 
+    def _matcher(self, params: SamplingParams, end_ids: frozenset[int]) -> Matcher | None:
+        """The start of the grammar that a text has to match; compiling it may take a second."""
+        if params.structured is None:
+            return None
+        if self.grammars is None:
+            raise RequestError("structured output needs a tokenizer, and this engine has none")
+        return self.grammars.get(Structured.of(params.structured)).matcher(end_ids)
+
     def _max_length(self, prompt: int, max_tokens: int | None) -> int:
         """Tokens of the finished sequence at most: what the request asks for, cut at the model's context."""
         info = self.info
@@ -142,7 +161,7 @@ class Admission:
         return length
 
     def _too_long(self, tokens: int, why: str) -> RequestError:
-        return RequestError(
+        return ContextLengthError(
             f"the prompt has {tokens} tokens; the context holds {self.context_length}", why, "shorten the prompt"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from .plans import PlanSequence
 from .request import Request
 from .runner import Runner
 from .sampler import Draw, Sampler, TokenLogprobs, sample_seed
+from .structured.masks import Masks
 
 
 class StepFault(Exception):
@@ -56,6 +58,8 @@ class Batch:
         self._sequences: list[PlanSequence] = []
         self._logit_rows: list[int] = []
         self._hidden_rows: list[int] = []
+        self._masks: Masks | None = None
+        self._matched: list[Part] = []
         at = 0
         for request, count in rows.items():
             start = request.computed
@@ -68,6 +72,13 @@ class Batch:
             self.parts.append(Part(request, start, count, len(results), max(0, wanted)))
             if wanted > 0:
                 results.extend(range(at - wanted, at))
+
+    def mask(self, masks: Masks) -> None:
+        """Begin to compute which tokens may come next, where grammars say so; best before `run`, which leaves them time."""
+        matched = [part for part in self._drawing if part.request.matcher]
+        if matched:
+            self._masks, self._matched = masks, matched
+            masks.start([part.request.matcher for part in matched if part.request.matcher])
 
     def run(self, runner: Runner) -> None:
         """Compute the logits and hidden states that anybody wants. StepFault blames all."""
@@ -88,12 +99,12 @@ class Batch:
     def choose(self, sampler: Sampler) -> None:
         """The next token of each text whose last token was served. StepFault blames those that wanted one."""
         begin = time.perf_counter()
-        drawing = [part for part in self.parts if part.wanted and part.request.params is not None and part.ends]
+        drawing, allowed = self._drawing, self._allowed()
         draws, rows = [], []
         for part in drawing:
             group = part.request.group
             count = 1 if group.forked else group.width
-            draws += [_draw(part.request, i) for i in range(count)]
+            draws += [_draw(part.request, i, allowed.get(part.request)) for i in range(count)]
             rows += [part.first + part.wanted - 1] * count
         try:
             if draws:
@@ -111,6 +122,21 @@ class Batch:
                 self._score(part, sampler, params.prompt_logprobs)
         self.sample_seconds = time.perf_counter() - begin
 
+    @functools.cached_property
+    def _drawing(self) -> list[Part]:
+        """The parts after which a token is drawn."""
+        return [part for part in self.parts if part.wanted and part.request.params is not None and part.ends]
+
+    def _allowed(self) -> dict[Request, np.ndarray]:
+        """The masks that `mask` began to compute; StepFault blames the requests whose grammars failed."""
+        if self._masks is None:
+            return {}
+        found = dict(zip((part.request for part in self._matched), self._masks.wait(), strict=True))
+        failed = {request: error for request, error in found.items() if isinstance(error, Exception)}
+        for error in failed.values():
+            raise StepFault(list(failed), error) from error
+        return {request: mask for request, mask in found.items() if isinstance(mask, np.ndarray)}
+
     def _score(self, part: Part, sampler: Sampler, top: int) -> None:
         """Log probabilities of the prompt's tokens: the row of each position tells of the next one."""
         request, end = part.request, part.start + part.rows
@@ -123,11 +149,10 @@ class Batch:
             raise StepFault([request], error) from error
 
 
-def _draw(request: Request, sample: int) -> Draw:
+def _draw(request: Request, sample: int, mask: np.ndarray | None) -> Draw:
     """What the next token of `request`, or of the sample that it becomes, is drawn by."""
     params = request.params
     assert params is not None, "only texts draw tokens"
     seed = sample_seed(request.seed, sample) if sample else request.seed
-    return Draw(
-        params, seed, request.num_tokens, request.tokens, request.num_prompt, request.end_ids, request.bad_words
-    )
+    tokens, num_prompt = request.tokens, request.num_prompt
+    return Draw(params, seed, request.num_tokens, tokens, num_prompt, request.end_ids, request.bad_words, mask)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .batch import Batch, Part
-from .errors import DeadlineError, HeddleError
+from .errors import DeadlineError, HeddleError, RequestError
 from .group import Group
 from .outputs import CompletionOutput, Logprob, LogprobTable, StepOutput
 from .request import Request
@@ -79,6 +81,8 @@ class Committer:
         if part.scores:
             request.prompt_logprobs += [self._table(made, request) for made in part.scores]
             request.scored += len(part.scores)
+        if any(token == NO_TOKEN for token, _ in part.picks):
+            raise _no_token(request, batch.logits[part.first + part.wanted - 1])
         if part.picks and not request.group.forked:
             self._fork(request, part, outputs)
         elif part.picks:
@@ -106,9 +110,6 @@ class Committer:
 
     def _accept(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> StepOutput:
         """Append a chosen token and decide whether it was the last."""
-        if token == NO_TOKEN:
-            raise _not_finite(request, request.num_tokens - 1)
-        request.append(token)
         lead, table = request.group.lead, None
         if lead.first_token is None:
             lead.first_token = self._engine.clock()
@@ -117,25 +118,41 @@ class Committer:
             if request.params is not None and request.params.logprobs is not None:
                 table = [self._table(logprobs, request)]
                 request.logprobs += table
-        text = ""
-        reason: str | None = None
+        tokens: list[int] = []
+        text, reason, cause = "", None, None
+        waiting = [token]
+        while reason is None and len(tokens) < len(waiting):
+            tokens.append(waiting[len(tokens)])
+            more, reason, cause = self._append(request, tokens[-1])
+            text += more
+            if reason is None and tokens == [token] and request.matcher and request.jumps:
+                waiting += request.matcher.forced()
+        if reason is None:
+            if not request.group.streams:
+                return StepOutput(request.request_id, index=request.index)
+            return StepOutput(request.request_id, text, tuple(tokens), index=request.index, logprobs=table)
+        return self._end(request, reason, cause, text, tuple(tokens), table)
+
+    def _append(self, request: Request, token: int) -> tuple[str, str | None, str | int | None]:
+        """Append one token; returns the text that is new, and the reason and cause if the text ends here."""
+        request.append(token)
+        text, reason, texts = "", None, request.detokenizer
         cause: str | int | None = None
-        texts = request.detokenizer
         if token in request.end_ids:
             reason = "stop"
             cause = token if request.params is not None and token in (request.params.stop_token_ids or ()) else None
         else:
             text = texts.push(token) if texts else ""
-            reason = "length" if request.num_tokens == request.max_length else None
+            if request.matcher:
+                request.matcher.accept(token)
+                reason = "stop" if request.matcher.finished else None
+            if reason is None and request.num_tokens == request.max_length:
+                reason = "length"
         if texts and reason and not texts.found:
             text += texts.finish()
         if texts and texts.found:
             reason, cause = "stop", texts.found
-        if reason is None:
-            if not request.group.streams:
-                return StepOutput(request.request_id, index=request.index)
-            return StepOutput(request.request_id, text, (token,), index=request.index, logprobs=table)
-        return self._end(request, reason, cause, text, (token,), table)
+        return text, reason, cause
 
     def _expire(self, group: Group, outputs: list[StepOutput]) -> None:
         """End a group whose deadline has passed, with what it has."""
@@ -197,6 +214,19 @@ class Committer:
     def _text(self, token: int) -> str | None:
         tokenizer = self._engine.tokenizer
         return None if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)
+
+
+def _no_token(request: Request, logits: np.ndarray) -> HeddleError:
+    """Why no token could be chosen by the row float32[vocab] of logits, which is masked where there is a grammar."""
+    position, largest = request.num_tokens - 1, logits.max()  # NaN if there is one
+    masked = request.matcher is not None and largest == -np.inf
+    if not (np.isfinite(largest) or masked):
+        return _not_finite(request, position)
+    return RequestError(
+        f"no token is left for request {request.request_id!r} at position {position}",
+        "its parameters forbid all that they allow",
+        "check structured and allowed_token_ids against bad_token_ids, bad_words and min_tokens",
+    )
 
 
 def _not_finite(request: Request, position: int) -> HeddleError:

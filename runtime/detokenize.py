@@ -22,31 +22,31 @@ class IncrementalDecoder:
     byte tokens (`<0xE4>`), because an invalid byte at its end changes how the whole run decodes.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+        self._tokenizer, self._skip = tokenizer, skip_special_tokens
         self._window: list[int] = []
         self._sent = 0  # characters of the window's text that are out
 
     def push(self, token: int) -> str:
         """The text that is certain now and was not before."""
-        if self._tokenizer.is_silent(token):
+        if self._tokenizer.is_silent(token, self._skip):
             return ""
         self._window.append(token)
         if self._tokenizer.is_byte(token):
             return ""
-        text = self._tokenizer.decode(self._window)
+        text = self._tokenizer.decode(self._window, self._skip)
         # Only the last character can be incomplete: those before it are followed by something else already.
         whole = not text.endswith(_REPLACEMENT)
         piece = self._release(text if whole else text[:-1])
         if whole:
-            context = self._tokenizer.decode([token])
+            context = self._tokenizer.decode([token], self._skip)
             if context:
                 self._window, self._sent = [token], len(context)
         return piece
 
     def finish(self) -> str:
         """The text that was still held back, with incomplete characters as U+FFFD."""
-        return self._release(self._tokenizer.decode(self._window)) if self._window else ""
+        return self._release(self._tokenizer.decode(self._window, self._skip)) if self._window else ""
 
     def _release(self, certain: str) -> str:
         piece = certain[self._sent :]
@@ -76,7 +76,7 @@ class StopFilter:
             _, at, self.found = min(hits)
             self._held = ""
             return text[:at]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -86,7 +86,7 @@ class StopFilter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` with which `stop` begins."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
@@ -113,15 +113,15 @@ class Texts(Protocol):
 class Detokenizer:
     """Tokens of one request in, text out: decoding, then stop texts."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
-        self._decoder = IncrementalDecoder(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), skip_special_tokens: bool = True) -> None:
+        self._options = tokenizer, stops, skip_special_tokens
+        self._decoder = IncrementalDecoder(tokenizer, skip_special_tokens)
         self._filter = StopFilter(stops)
         self._pieces: list[str] = []
 
     def fresh(self) -> Detokenizer:
         """Another one, for another text that ends by the same stop texts."""
-        return Detokenizer(self._tokenizer, self._stops)
+        return Detokenizer(*self._options)
 
     @property
     def text(self) -> str:

@@ -32,6 +32,7 @@ from .runner import Runner
 from .sampling import SamplingParams
 from .scheduler import POLICIES, PREEMPTIONS, Limits, Schedule, State, schedule, urgency
 from .stats import EngineStats
+from .structured.masks import Masks
 from .tokenizer import Tokenizer
 from .trace import Trace, TraceWriter
 
@@ -102,6 +103,7 @@ class Engine:
         self.clock = clock
         self._arrivals = itertools.count()
         self._committer = Committer(self)
+        self._masks = Masks(info.vocab_size)
         if isinstance(trace, (str, Path)):
             options = {"prefix_cache": prefix_cache, "preemption": preemption, "swap_pages": self.kv.num_swappable}
             trace = TraceWriter(trace, self, step_tokens=step_tokens, **options)
@@ -207,6 +209,7 @@ class Engine:
             plan = reservation.make(plan)
             batch = Batch(plan.rows)
             if batch.parts:
+                batch.mask(self._masks)
                 batch.run(self.runner)
                 batch.choose(self.runner.sampler)
             elif not plan.expired:

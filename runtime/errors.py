@@ -35,12 +35,24 @@ class RequestError(HeddleError, ValueError):
     """A request that the model cannot serve: too long, a token id out of range, an unknown option."""
 
 
+class ContextLengthError(RequestError):
+    """A prompt that the model's context does not hold."""
+
+
 class QueueFullError(RequestError):
     """The engine's queue has no place left; the request may be sent again later."""
 
 
 class DeadlineError(HeddleError, TimeoutError):
     """A request's deadline passed before it was finished, and a part of its result is of no use."""
+
+
+class AbortedError(HeddleError):
+    """A request was aborted by its id, or by shutting the engine down."""
+
+
+class EngineDeadError(HeddleError):
+    """The engine serves nothing any more: it was shut down, or an error that is no request's ended its thread."""
 
 
 class PoolError(HeddleError, MemoryError):

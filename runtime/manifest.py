@@ -18,10 +18,11 @@ from .errors import ManifestError
 from .plans import PlanLayout
 from .plans.layout import ARRAYS
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_FILE = "manifest.json"
 PLAN_FUNCTION = "plan"  # the kernel of the library that builds plans
-SAMPLE_FUNCTION, RANK_FUNCTION, EDIT_FUNCTION = "sample_tokens", "rank_tokens", "edit_logits"  # the sampler's kernels
+SAMPLE_FUNCTION, RANK_FUNCTION = "sample_tokens", "rank_tokens"  # these and the next: the sampler's kernels
+EDIT_FUNCTION, MASK_FUNCTION = "edit_logits", "mask_logits"
 LIBRARY_FILE = "lib.so"
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint16": 2, "int8": 1, "uint8": 1}

@@ -18,7 +18,7 @@ from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from .safetensors import read_header, storage_dtype
 from .sampler.compiled import load_sampler
 from .threads import set_threads, thread_count
-from .tvm import Library, ResultMemory, empty, tensor, tensor_array, to_numpy
+from .tvm import Library, ResultMemory, empty, short, tensor, tensor_array, to_numpy
 
 LOG = logging.getLogger("heddle")
 
@@ -113,6 +113,8 @@ class ModelRunner:
         self._embed, self._body, self._head = (
             Function(artifact, self.code, name, weights) for name in ("embed", "body", "head")
         )
+        for _, function in self._embed.instances:
+            short(function)
         self.layout = manifest.plan.layout()
         sharing = manifest.model.num_heads // manifest.model.num_kv_heads
         self._division = Division(self.threads, manifest.plan.window, cascade=sharing <= CASCADE_SHARING)
@@ -214,7 +216,7 @@ class ModelRunner:
 def plan_builder(layout: PlanLayout, library: Library, plan: np.ndarray, positions: np.ndarray) -> PlanBuilder:
     """The artifact's plan builder over these arrays."""
     arrays = dataclasses.replace(StepArrays.around(layout, plan, empty), positions=positions)
-    return PlanBuilder(layout, arrays, functools.partial(library.kernel(PLAN_FUNCTION), *map(tensor, arrays)))
+    return PlanBuilder(layout, arrays, functools.partial(short(library.kernel(PLAN_FUNCTION)), *map(tensor, arrays)))
 
 
 def load_weights(artifact: Artifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:

@@ -96,6 +96,10 @@ class _Replay:
         found: dict[str, str] = self.line.get("failed", {})
         return found
 
+    def forced(self, request_id: str, index: int) -> list[int]:
+        """What the grammar of a sequence forced in this step."""
+        return next((tokens for *who, tokens in self.line.get("forced", []) if who == [request_id, index]), [])
+
     def do(self, line: dict[str, Any]) -> str | None:
         """Do one line; returns how the engine differs."""
         self.line = line
@@ -129,6 +133,7 @@ class _Replay:
         request = self.engine.prepare(line["prompt"], SamplingParams(**line["params"]), **options)
         request.end_ids = frozenset(line["ends"])
         request.detokenizer = _Texts(self, line["add"])
+        request.matcher = _Matcher(self, line["add"]) if line.get("structured") else None
         return request
 
     # The engine's trace: keeps the last step.
@@ -195,15 +200,55 @@ class _Receiver:
             raise RecordedError(self._replay.failed[self._id])
 
 
-class _Texts:
-    """A detokenizer without a tokenizer: a stop text is found, or it fails, where that was so in the trace."""
-
-    text = ""
+class _Recorded:
+    """What belongs to one sequence, and does what the trace says with the last token that a step brought."""
 
     def __init__(self, replay: _Replay, request_id: str, index: int = 0) -> None:
         self._replay, self._id, self._index = replay, request_id, index
         self._samples = 0
-        self.found: str | None = None
+        self._step = self._seen = 0
+
+    def _takes_last(self) -> bool:
+        """One token more; whether it is the step's last for this sequence. RecordedError where the request failed."""
+        replay = self._replay
+        if self._id in replay.failed:
+            raise RecordedError(replay.failed[self._id])
+        self._seen = self._seen + 1 if self._step == replay.steps else 1
+        self._step = replay.steps
+        return self._seen > len(replay.forced(self._id, self._index))
+
+    def _is_in(self, key: str) -> bool:
+        """Whether the step lists this sequence under `key`."""
+        return [self._id, self._index] in self._replay.line.get(key, [])
+
+
+class _Matcher(_Recorded):
+    """A matcher without a grammar."""
+
+    finished = False
+
+    def fill(self, row: np.ndarray) -> None:
+        """Nothing: the tokens are those of the trace."""
+
+    def accept(self, token: int) -> None:
+        """The text is complete where it was so in the trace."""
+        self.finished = self._takes_last() and self._is_in("complete")
+
+    def forced(self) -> list[int]:
+        """What was forced in the trace."""
+        return self._replay.forced(self._id, self._index)
+
+    def copy(self) -> _Matcher:
+        """That of the next sample."""
+        self._samples += 1
+        return _Matcher(self._replay, self._id, self._samples)
+
+
+class _Texts(_Recorded):
+    """A detokenizer without a tokenizer: a stop text is found, or it fails, where that was so in the trace."""
+
+    text = ""
+    found: str | None = None
 
     def fresh(self) -> _Texts:
         """That of the next sample."""
@@ -212,13 +257,13 @@ class _Texts:
 
     def push(self, token: int) -> str:
         """No text."""
-        return self.finish()
+        return self.finish() if self._takes_last() else ""
 
     def finish(self) -> str:
         """No text."""
         message = self._replay.failed.get(self._id)
         if message is not None:
             raise RecordedError(message)
-        if [self._id, self._index] in self._replay.line.get("stopped", []):
+        if self._is_in("stopped"):
             self.found = "recorded"
         return ""

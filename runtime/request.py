@@ -18,6 +18,7 @@ from .sampling import SamplingParams
 if TYPE_CHECKING:
     from .detokenize import Texts
     from .kv import Swapped
+    from .structured.grammar import Matcher
 
 Receiver = Callable[[int, np.ndarray], None]
 """Takes a position and what is wanted of it and the r - 1 next ones, logits float32[r, vocab] or hidden states float32[r, width].
@@ -80,6 +81,7 @@ class Request:
         timeout: float | None = None,
         salt: str = "",
         bad_words: tuple[tuple[int, ...], ...] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         """`first` is the first position whose logits (or, with `pooling`, hidden states) are wanted; None: the last one."""
         self.request_id = request_id
@@ -95,6 +97,7 @@ class Request:
         self.detokenizer = detokenizer
         self.end_ids = end_ids
         self.bad_words = bad_words
+        self.matcher = matcher  # where the text stands in its grammar; it sees no token before it is sure
         self.max_length = max_length
         self.priority = priority
         self.tenant = tenant
@@ -160,6 +163,12 @@ class Request:
         return self.num_tokens - self.computed
 
     @property
+    def jumps(self) -> bool:
+        """Whether tokens that the grammar forces are taken over without the model, which then has no say in their logits."""
+        params = self.params
+        return params is not None and params.logprobs is None and params.samples == params.n
+
+    @property
     def first_wanted(self) -> int:
         """The first position whose results are still wanted: of logits, or of hidden states where it pools."""
         if self.receive is not None or self.scored < self.num_prompt - 1:
@@ -195,6 +204,7 @@ class Request:
         other._tokens, other._pages = self._tokens.copy(), np.empty_like(self._pages)
         other.num_pages = other.first_page = other.computed = other.published = 0
         other.detokenizer = self.detokenizer and self.detokenizer.fresh()
+        other.matcher = self.matcher and self.matcher.copy()
         other.logprobs, other.cumulative_logprob = [], 0.0
         return other
 

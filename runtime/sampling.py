@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from .errors import RequestError
 from .parameters import Checker, UnknownOptionError, check_keywords
+from .structured.params import Structured
 
 __all__ = ["MAX_BIAS", "MAX_LOGPROBS", "SamplingParams", "UnknownOptionError", "check_keywords"]
 
@@ -30,8 +31,11 @@ class SamplingParams:
     stop: texts that end the generation; the output does not contain them.
     stop_token_ids: tokens that end the generation, besides the model's own end tokens.
     ignore_eos: go on after the model's end tokens.
+    skip_special_tokens: leave tokens such as `<|im_start|>` out of the text. The token that ends it is never part of it.
 
     What changes the logits, in this order:
+    structured: what the text has to match, a `Structured` or a mapping of its fields (docs/structured_output.md); None is
+    anything. The text ends where nothing can follow, whatever `min_tokens` and `ignore_eos` say.
     allowed_token_ids: nothing else can be chosen; None allows all. bad_token_ids: never chosen.
     bad_words: texts that are never completed: the last token of one is banned where its others stand before it.
     logit_bias: added to the logits of these tokens, -100 to 100; stored as pairs by ascending token id.
@@ -70,6 +74,7 @@ class SamplingParams:
     stop: str | Sequence[str] | None = ()
     stop_token_ids: Sequence[int] | None = ()
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
@@ -78,6 +83,7 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None
     bad_token_ids: Sequence[int] | None = ()
     bad_words: str | Sequence[str] | None = ()
+    structured: Structured | Mapping[str, Any] | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> SamplingParams:
         """Only checks the keywords; the fields are set by the generated __init__."""
@@ -91,7 +97,10 @@ class SamplingParams:
             put("best_of", check.integer("best_of", self.best_of, "None, or n or more", at_least=1))
         for name in ("presence_penalty", "frequency_penalty"):
             put(name, check.real(name, getattr(self, name), "-2 to 2", at_least=-2, at_most=2))
-        put("repetition_penalty", check.real("repetition_penalty", self.repetition_penalty, "over 0", above=0))
+        put(
+            "repetition_penalty",
+            check.real("repetition_penalty", self.repetition_penalty, "0.001 to 1000", at_least=0.001, at_most=1000),
+        )
         put("temperature", check.real("temperature", self.temperature, "0 (greedy) or more", at_least=0))
         for name in ("top_p", "typical_p"):
             put(name, check.real(name, getattr(self, name), "over 0 and at most 1", above=0, at_most=1))
@@ -106,7 +115,8 @@ class SamplingParams:
             put(name, check.token_ids(name, () if ids is None else ids))
         if self.allowed_token_ids is not None:
             put("allowed_token_ids", check.token_ids("allowed_token_ids", self.allowed_token_ids))
-        check.flag("ignore_eos", self.ignore_eos)
+        for name in ("ignore_eos", "skip_special_tokens"):
+            check.flag(name, getattr(self, name))
         if self.max_tokens is not None:
             put("max_tokens", check.integer("max_tokens", self.max_tokens, "None, or 1 or more", at_least=1))
         put("min_tokens", check.integer("min_tokens", self.min_tokens, "0 or more", at_least=0))
@@ -115,6 +125,8 @@ class SamplingParams:
                 bounds = f"None, or 0 to {MAX_LOGPROBS}"
                 put(name, check.integer(name, getattr(self, name), bounds, at_least=0, below=MAX_LOGPROBS + 1))
         put("logit_bias", check.biases("logit_bias", () if self.logit_bias is None else self.logit_bias, MAX_BIAS))
+        if self.structured is not None:
+            put("structured", Structured.of(self.structured))
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:

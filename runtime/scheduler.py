@@ -84,7 +84,8 @@ def urgency(policy: str) -> Callable[[Request], tuple[int, int, int]]:
 def schedule(state: State) -> Schedule:
     """Plan one step. Changes nothing.
 
-    A running request has pages for all tokens it had when it was admitted, so only decodes ask for new ones.
+    A running request has pages for all tokens it had when it was admitted, so only those that are past their prompts ask for new
+    ones. They have one pending token each, or more where a grammar forced some; the others of these go the way of prompts.
     """
     expired = tuple(r for r in state.timed if r.deadline is not None and r.deadline <= state.now)
     if expired:
@@ -95,6 +96,11 @@ def schedule(state: State) -> Schedule:
     if not plan.preempted:  # nobody is let in while others are turned out
         plan.admit()
     return Schedule(plan.rows, plan.admitted, plan.preempted, frozenset(plan.swapped))
+
+
+def _decodes(request: Request) -> bool:
+    """Whether a request is past its prompt, so that every token it gets may need a page."""
+    return request.pending == 1 or request.missing_pages(request.num_tokens) > 0
 
 
 class _Plan:
@@ -124,11 +130,11 @@ class _Plan:
     def serve_decodes(self) -> None:
         """One token for each request that decodes; pages of the least urgent ones where the pool is dry."""
         # The most urgent request moves on even if it is still in its prompt and decodes could take the whole budget.
-        kept = int(bool(self.staying) and self.staying[0].pending > 1)
+        kept = int(bool(self.staying) and not _decodes(self.staying[0]))
         for request in self.state.running:
             if self.budget <= kept or len(self.rows) == len(self.staying):
                 break
-            if request.pending > 1 or request in self.preempted:
+            if not _decodes(request) or request in self.preempted:
                 continue
             needed = request.missing_pages(request.computed + 1)
             while needed > self.free and request not in self.preempted:
@@ -142,13 +148,21 @@ class _Plan:
                 self.rows[request] = 1
 
     def serve_prefills(self) -> None:
-        """What is left of the budget to requests that are in their prompts, in order of urgency."""
+        """What is left of the budget to requests with more than one token to serve, in order of urgency."""
         for request in self.staying:
             if not self.budget:
                 break
             if request.pending > 1:
-                self.rows[request] = min(request.pending, request.chunk, self.budget)
-                self.budget -= self.rows[request]
+                had = self.rows.get(request, 0)
+                rows = min(request.pending, request.chunk, had + self.budget)
+                taken = request.missing_pages(request.computed + had)
+                more = min(request.missing_pages(request.computed + rows) - taken, self.free)
+                # Forced tokens take the pages that are free, and wait for others.
+                rows = min(rows, (request.num_pages + taken + more) * request.page_tokens - request.computed)
+                if rows > had:
+                    self.free -= more
+                    self.budget -= rows - had
+                    self.rows[request] = rows
 
     def admit(self) -> None:
         """Let waiting requests in while there is room for all that they have, and one token more."""

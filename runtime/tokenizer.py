@@ -11,7 +11,8 @@ from typing import Any
 
 import tokenizers
 
-from .errors import HeddleError, RequestError
+from .errors import ContextLengthError, HeddleError, RequestError
+from .text_bound import bytes_per_token
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -36,6 +37,7 @@ class Tokenizer:
         self._backend.no_padding()
         self._config = dict(config)
         self._template = template
+        self._templates: dict[bool, Any] = {}  # compiled: with and without tools
         self.bos_token = _special(config, "bos_token")
         self.eos_token = _special(config, "eos_token")
         self.bos_token_id = self._known_id("bos_token", self.bos_token)
@@ -45,8 +47,11 @@ class Tokenizer:
         self._byte_tokens = _mentions(json.loads(backend.to_str())["decoder"], "ByteFallback")
 
     @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer:
-        """Read the tokenizer of a model directory or artifact; TokenizerError says what is wrong with which file."""
+    def load(cls, directory: str | Path, chat_template: str | None = None) -> Tokenizer:
+        """Read the tokenizer of a model directory or artifact; TokenizerError says what is wrong with which file.
+
+        `chat_template` stands for the model's own.
+        """
         directory = Path(directory)
         path = directory / TOKENIZER_FILE
         if not path.is_file():
@@ -60,8 +65,12 @@ class Tokenizer:
         except Exception as error:  # the tokenizers package raises plain Exception
             raise TokenizerError(f"{path} is broken", str(error), _COPY_AGAIN) from error
         config = _read_config(directory / CONFIG_FILE)
-        template = directory / TEMPLATE_FILE
-        return cls(backend, config, template.read_text("utf-8") if template.is_file() else None)
+        file = directory / TEMPLATE_FILE
+        own = file.read_text("utf-8") if chat_template is None and file.is_file() else None
+        tokenizer = cls(backend, config, chat_template or own)
+        if chat_template is not None:
+            tokenizer._compiled(tools=False)  # what is wrong with it is said now
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -78,21 +87,36 @@ class Tokenizer:
         """Ids by token, added tokens included. Tokens stand as tokenizer.json spells them."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def to_json(self) -> str:
+        """The rules and the vocabulary as tokenizer.json has them."""
+        return str(self._backend.to_str())
+
+    @functools.cached_property
+    def bytes_per_token(self) -> int | None:
+        """The most bytes of UTF-8 that a token stands for, in a text in normal form C; None where nothing bounds them."""
+        return bytes_per_token(json.loads(self.to_json()))
+
+    def encode(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> list[int]:
         """Token ids of `text`, framed by the special tokens that the model expects around a text.
 
         The frame is that of tokenizer.json. Like transformers (5 and up), this ignores add_bos_token and add_eos_token
-        in the config: they repeat the frame, or contradict it where nobody looked after them.
+        in the config: they repeat the frame, or contradict it where nobody looked after them. ContextLengthError for more
+        than `at_most` tokens.
         """
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        if at_most is not None and len(found) > at_most:  # before a million integers are made of it
+            raise ContextLengthError(
+                f"the prompt has {len(found)} tokens; the context holds {at_most}", fix="shorten the prompt"
+            )
+        return list(found.ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids. Ids that the tokenizer does not know have no text."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
-    def is_silent(self, token: int) -> bool:
+    def is_silent(self, token: int, skip_special_tokens: bool = True) -> bool:
         """Whether `decode` drops this token: it is special or unknown."""
-        return token in self._special_ids or self._backend.id_to_token(token) is None
+        return (skip_special_tokens and token in self._special_ids) or self._backend.id_to_token(token) is None
 
     def is_byte(self, token: int) -> bool:
         """Whether this is a token like `<0xE4>`: the text of a run of these is only known when the run ends."""
@@ -114,7 +138,7 @@ class Tokenizer:
                 raise RequestError(f"messages[{i}] is {message!r}; it must be a dict with a 'role' and a 'content'")
         if not messages:
             raise RequestError("a conversation needs at least one message")
-        template = self._compiled_template
+        template = self._compiled(tools=bool(variables.get("tools")))
         frame = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or ""}
         try:
             text = template.render(
@@ -126,13 +150,22 @@ class Tokenizer:
                 "the model's chat template refused the conversation", f"{type(error).__name__}: {error}"
             ) from error
 
-    @functools.cached_property
-    def _compiled_template(self) -> Any:
-        """The chat template, compiled in a sandbox: it comes with the model and is not trusted."""
+    def chat_template(self, tools: bool = False) -> str | None:
+        """The chat template's text, None where there is none. Of several by name: "default", with `tools` "tool_use"."""
         source = self._template or self._config.get("chat_template")
-        if isinstance(source, list):  # several by name; "default" is the one for conversations
-            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
-        if not source:
+        if isinstance(source, list):
+            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, Mapping)}
+            source = (tools and named.get("tool_use")) or named.get("default")
+        return source if isinstance(source, str) and source else None
+
+    def _compiled(self, tools: bool) -> Any:
+        """The chat template, compiled in a sandbox: it comes with the model and is not trusted."""
+        if tools not in self._templates:
+            self._templates[tools] = self._compile(self.chat_template(tools))
+        return self._templates[tools]
+
+    def _compile(self, source: str | None) -> Any:
+        if source is None:
             raise TokenizerError(
                 "the model has no chat template",
                 f"neither {TEMPLATE_FILE} nor chat_template in {CONFIG_FILE} is there",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("heddle")
 FORMAT = 1
 SIZES = ("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window")
-TEXTS = ("stop", "bad_words")
-"""Parameters that a trace leaves out: they need a tokenizer. That a stop text came is part of the step."""
+TEXTS = ("stop", "bad_words", "structured")
+"""Parameters that a trace leaves out: they need a tokenizer. That a stop text came, and what a grammar did, is part of the step."""
 
 
 class Trace(Protocol):
@@ -72,6 +72,8 @@ class TraceWriter:
         line |= {"chunk": request.chunk, "first": request.scored, "pooling": request.pooling}
         line |= {"priority": request.priority, "tenant": request.tenant, "salt": request.salt}
         line |= {"timeout": request.timeout, "ends": sorted(request.end_ids), "max_length": request.max_length}
+        if request.matcher is not None:
+            line["structured"] = True
         if request.params is not None:
             line["params"] = {
                 field.name: getattr(request.params, field.name)
@@ -110,20 +112,28 @@ def step_record(
 ) -> dict[str, Any]:
     """A step as JSON. `rows`: id, sample, first position and number of tokens; `tokens`: id, sample and what was chosen.
 
-    `ends`: id, sample and reason; `stopped`: whose text reached a stop text. `undone`: the step failed before its commit.
+    `forced`: id, sample and the tokens that its grammar forced after that one, as far as the text took them.
+    `ends`: id, sample and reason; `stopped`: whose text reached a stop text; `complete`: whose grammar. `undone`: the step failed
+    before its commit.
     """
     line: dict[str, Any] = {"step": now, "rows": [[*name(p.request), p.start, p.rows] for p in batch.parts]}
     line["tokens"] = [[*name(s), token] for p in batch.parts for s, (token, _) in zip(_drawn(p), p.picks, strict=False)]
     line["ends"] = [[out.request_id, out.index, out.finish_reason] for out in outputs if out.finish_reason]
+    failed = {out.request_id: str(out.error) for out in outputs if out.error is not None}
+    matched = [(p, s) for p in batch.parts if p.picks for s in _drawn(p) if s.matcher and s.request_id not in failed]
+    behind = [[*name(s), s.tokens[p.start + p.rows + 1 :].tolist()] for p, s in matched]
+    if forced := [entry for entry in behind if entry[-1]]:
+        line["forced"] = forced
     lists: dict[str, Iterable[Request]] = {
         "admitted": plan.admitted,
         "preempted": plan.preempted,
         "swapped": [request for request in plan.preempted if request in plan.swapped],
         "expired": plan.expired,
+        "complete": [s for _, s in matched if s.matcher and s.matcher.finished],
         "stopped": [s for p in batch.parts for s in _drawn(p) if s.detokenizer and s.detokenizer.found],
     }
     line |= {key: [name(request) for request in requests] for key, requests in lists.items() if requests}
-    if failed := {out.request_id: str(out.error) for out in outputs if out.error is not None}:
+    if failed:
         line["failed"] = failed
     if fault is not None:
         line["undone"] = True

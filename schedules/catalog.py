@@ -18,6 +18,7 @@ from .cpu.rope import rope, rope_table
 from .cpu.rope_append import rope_append
 from .cpu.sample import rank_tokens, sample_tokens
 from .cpu.sample_edit import edit_logits
+from .cpu.sample_mask import mask_logits
 from .layouts.scheme import Scheme
 from .target import TargetProfile
 
@@ -31,6 +32,7 @@ __all__ = [
     "key_append",
     "kv_append",
     "linear",
+    "mask_logits",
     "pack_rows",
     "quant_embedding",
     "quant_linear_rows",

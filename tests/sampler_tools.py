@@ -9,7 +9,7 @@ import numpy as np
 from heddle.runtime.sampler import Draw, Sampler
 from heddle.runtime.sampler.compiled import compiled_kernels
 from heddle.runtime.sampling import SamplingParams
-from heddle.schedules.catalog import edit_logits, rank_tokens, sample_tokens
+from heddle.schedules.catalog import edit_logits, mask_logits, rank_tokens, sample_tokens
 from heddle.schedules.compat import tvm
 from heddle.schedules.target import resolve_target
 
@@ -18,7 +18,7 @@ from heddle.schedules.target import resolve_target
 def compiled_sampler(vocab: int) -> Sampler:
     """The kernels for this CPU."""
     target = resolve_target()
-    factories = sample_tokens, rank_tokens, edit_logits
+    factories = sample_tokens, rank_tokens, edit_logits, mask_logits
     functions = [f(vocab=vocab, target=target).with_attr("global_symbol", "main") for f in factories]
     return Sampler(compiled_kernels(*(tvm.compile(f, target=target.tvm_target())["main"] for f in functions)))
 

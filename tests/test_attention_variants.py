@@ -18,7 +18,7 @@ from heddle.schedules.compat import tvm
 from heddle.schedules.cpu.attention_reference import attention_reference
 from heddle.schedules.cpu.kv_cache import random_cache
 from heddle.schedules.target import TargetProfile
-from tests.targets import ONCE, TARGETS
+from tests.cpu_targets import ONCE, TARGETS
 from tests.test_attention import expect_equal, use_threads
 
 LIMITS = {"max_tokens": 256, "max_seqs": 24}

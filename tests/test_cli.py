@@ -84,7 +84,7 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "surprise": 3}))
     (broken / "tokenizer.json").write_text("{")
     code, out, _ = call(capsys, "check", broken, "--json")
-    errors = [p["what"] for p in json.loads(out) if p["severity"] == "error"]
+    errors = [p["what"] for p in json.loads(out)["problems"] if p["severity"] == "error"]
     assert code == 1
     assert len(errors) >= 3, "all problems are listed at once"
 
@@ -103,11 +103,11 @@ def test_compile_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
     assert code == 0
     path = Path(json.loads(out)["path"])
     assert path.is_dir()
-    entries = json.loads(call(capsys, "cache", "list", "--json")[1])
+    entries = json.loads(call(capsys, "cache", "list", "--json")[1])["entries"]
     assert [e["path"] for e in entries] == [str(path)]
-    assert json.loads(call(capsys, "cache", "clear", "--older-than", 1, "--yes", "--json")[1]) == []
+    assert json.loads(call(capsys, "cache", "clear", "--older-than", 1, "--yes", "--json")[1])["removed"] == []
     assert path.is_dir()
-    removed = json.loads(call(capsys, "cache", "clear", "--yes", "--json")[1])
+    removed = json.loads(call(capsys, "cache", "clear", "--yes", "--json")[1])["removed"]
     assert [e["path"] for e in removed] == [str(path)]
     assert not path.exists()
     assert "removed 0 models" in call(capsys, "cache", "clear", "--yes")[1]

@@ -15,8 +15,8 @@ TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
 both = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 
 
-def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    decoder = IncrementalDecoder(tokenizer)
+def pieces(tokenizer: Tokenizer, ids: list[int], skip_special_tokens: bool = True) -> list[str]:
+    decoder = IncrementalDecoder(tokenizer, skip_special_tokens)
     return [*(decoder.push(token) for token in ids), decoder.finish()]
 
 
@@ -28,6 +28,7 @@ def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 @example(ids=[259, 259, 262])  # spaces, the first of which is stripped
 def test_random_ids(tokenizer: Tokenizer, ids: list[int]) -> None:
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+    assert "".join(pieces(tokenizer, ids, False)) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
 @both
@@ -36,6 +37,15 @@ def test_random_ids(tokenizer: Tokenizer, ids: list[int]) -> None:
 def test_random_text(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_special_tokens_on_request() -> None:
+    tokenizer = byte_level()
+    ids = tokenizer.encode("<|im_start|>a<|im_start|>")
+    assert "".join(pieces(tokenizer, ids)) == "a"
+    assert [piece for piece in pieces(tokenizer, ids, False) if piece] == ["<|im_start|>", "a", "<|im_start|>"]
+    shown = Detokenizer(tokenizer, ["<|im_start|>"], skip_special_tokens=False).fresh()
+    assert (shown.push(ids[1]), shown.push(ids[0]), shown.found) == ("a", "", "<|im_start|>")
 
 
 def test_characters_come_whole_and_at_once() -> None:

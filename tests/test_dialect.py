@@ -8,8 +8,8 @@ import pytest
 from heddle.ir_passes.dialect import OPS, DialectOp
 from heddle.schedules.compat import TensorType, relax
 from heddle.schedules.target import TargetProfile, profile_scope
+from tests.cpu_targets import TARGETS, marks
 from tests.ir_tools import run
-from tests.targets import TARGETS, marks
 
 POINTS = [
     pytest.param(op, dtype, target, id=f"{op.name}-{dtype}-{target.name}", marks=marks(target, op.name))

@@ -10,7 +10,7 @@ import heddle.schedules.catalog  # noqa: F401
 from heddle.schedules.compat import tvm
 from heddle.schedules.registry import KERNELS, Case, Kernel
 from heddle.schedules.target import TargetProfile
-from tests.targets import TARGETS, marks
+from tests.cpu_targets import TARGETS, marks
 
 POINTS = [
     pytest.param(kernel, case, target, id=f"{kernel.name}-{i}-{target.name}", marks=marks(target, kernel.name))

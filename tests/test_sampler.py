@@ -172,8 +172,9 @@ def test_penalties_are_those_of_vllm() -> None:
         want[token] -= 0.25
     for token in set(tokens[20:].tolist()):
         want[token] -= 0.5
-    np.testing.assert_allclose(sampler_._edited[0], want, rtol=1e-5, atol=1e-5)
-    assert not np.shares_memory(sampler_._edited, row)
+    edited = sampler_._arrays["edited"]
+    np.testing.assert_allclose(edited[0], want, rtol=1e-5, atol=1e-5)
+    assert not np.shares_memory(edited, row)
 
 
 def test_the_logits_stay_as_they_are() -> None:

@@ -23,6 +23,8 @@ from heddle.runtime.sampling import SamplingParams, UnknownOptionError
         ("frequency_penalty", -2.01),
         ("frequency_penalty", float("nan")),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-40),  # nothing, as a float32
+        ("repetition_penalty", 1e39),
         ("repetition_penalty", float("inf")),
         ("temperature", -0.1),
         ("temperature", float("nan")),

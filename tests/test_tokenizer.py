@@ -91,9 +91,17 @@ def test_chat_template_renders_as_transformers(folder: Path, generate: bool) -> 
 
 
 def test_named_templates(folder: Path) -> None:
-    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ messages[0].content }}!"}]
+    named = [
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "default", "template": "{{ messages[0].content }}!"},
+    ]
     configure(folder, chat_template=named)
-    assert Tokenizer.load(folder).apply_chat_template(CONVERSATION) == "Be brief.!"
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.apply_chat_template(CONVERSATION) == "Be brief.!"
+    assert tokenizer.apply_chat_template(CONVERSATION, tools=[7]) == "[7]"
+    assert tokenizer.chat_template(tools=True) == "{{ tools }}"
+    configure(folder, chat_template=named[1:])
+    assert Tokenizer.load(folder).apply_chat_template(CONVERSATION, tools=[7]) == "Be brief.!"
 
 
 @pytest.mark.parametrize(

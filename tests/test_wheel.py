@@ -24,6 +24,8 @@ def test_the_wheel_works_outside_of_the_tree(tmp_path: Path, tinydoc: Path) -> N
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--target", str(site), str(tree)], check=True)
     shutil.rmtree(tree)
+    web = Path("heddle", "runtime", "server", "web")
+    assert {p.name for p in (site / web).iterdir()} == {p.name for p in (ROOT / web.relative_to("heddle")).iterdir()}
     # -P and PYTHONPATH: the wheel's files come before those of an editable installation.
     environment = os.environ | {"PYTHONPATH": str(site)}
     code = "import heddle.compiler.driver, heddle.runtime.engine; print(heddle.__file__)"

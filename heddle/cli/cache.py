@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,8 @@ def list_entries(as_json: bool) -> None:
 
     found = entries()
     if as_json:
-        click.echo(as_text(found))
+        place = {"directory": str(cache_directory()), "limit_bytes": size_limit()}
+        click.echo(json.dumps({**place, "entries": as_dicts(found)}))
         return
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
@@ -48,11 +49,11 @@ def clear_entries(older_than: float, yes: bool, as_json: bool) -> None:
         click.confirm(f"Remove compiled models in {cache_directory()}?", abort=True, err=True)
     removed = clear(older_than * 86400)
     if as_json:
-        click.echo(as_text(removed))
+        click.echo(json.dumps({"directory": str(cache_directory()), "removed": as_dicts(removed)}))
         return
     click.echo(f"removed {len(removed)} models, {sum(e.bytes for e in removed) / 1e6:.1f} MB")
 
 
-def as_text(entries: Sequence[Entry]) -> str:
-    """Entries of the cache as a JSON list."""
-    return json.dumps([{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in entries])
+def as_dicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Entries of the cache for JSON."""
+    return [{**dataclasses.asdict(entry), "path": str(entry.path)} for entry in entries]

@@ -28,7 +28,8 @@ def command(ctx: click.Context, model: Path, quant: Any, as_json: bool) -> None:
         problems += quantization_problems(model, quant)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(problem) for problem in problems]))
+        listed = [dataclasses.asdict(problem) for problem in problems]
+        click.echo(json.dumps({"model": str(model), "errors": errors, "problems": listed}))
     else:
         for problem in problems:
             click.echo(f"{problem.severity}: {problem.what}")

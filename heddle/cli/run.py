@@ -12,40 +12,30 @@ import click
 
 from .progress import progress_bar
 from .quant import quant_option
+from .sampling import sampling_options
 
 
 @click.command("run")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @quant_option()
-@click.option("--max-tokens", default=128, show_default=True, help="Most tokens to generate.")
-@click.option("--temperature", default=0.7, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-p", default=1.0, show_default=True)
-@click.option("--top-k", default=0, show_default=True, help="0 keeps all.")
-@click.option("--seed", type=int, help="The same seed gives the same text.")
-@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@sampling_options(128, "")
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming.")
 def command(
     model: Path,
     prompt: str | None,
     quant: Any,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
-    stop: tuple[str, ...],
     threads: int | None,
     as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Generate from PROMPT (or standard input) with MODEL, an artifact or a Hugging Face model directory."""
     from ..llm import LLM
     from ..runtime.sampling import SamplingParams
+    from .terminal import shown
 
-    params = SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=list(stop)
-    )
+    params = SamplingParams(**sampling)
     text = sys.stdin.read() if prompt is None else prompt
     with progress_bar() as progress:
         llm = LLM(model, quant, threads, progress=progress)
@@ -65,7 +55,7 @@ def command(
         click.echo(json.dumps(result))
         return
     for piece in llm.stream(text, params):
-        click.echo(piece, nl=False)
+        click.echo(shown(piece) if sys.stdout.isatty() else piece, nl=False)
     click.echo()
     prefill, decode = llm.stats.prefill, llm.stats.decode
     click.echo(

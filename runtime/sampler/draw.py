@@ -25,6 +25,7 @@ class Draw:
     penalties, `min_tokens` and bad words look at it.
     end_ids: tokens that would end the sequence; forbidden until `params.min_tokens` tokens are generated.
     bad_words: the token sequences of `params.bad_words`, tokenized by the engine.
+    mask: int32[words], bit t % 32 of element t // 32 is 1 where token t may come next; None where any may.
     """
 
     params: SamplingParams
@@ -34,6 +35,7 @@ class Draw:
     num_prompt: int = 0
     end_ids: Collection[int] = ()
     bad_words: Sequence[Sequence[int]] = ()
+    mask: np.ndarray | None = None
 
     @property
     def top(self) -> int | None:

@@ -30,6 +30,9 @@ EDIT_FIELDS = 8
 REPETITION, FREQUENCY, PRESENCE = range(3)
 PENALTIES = 3
 
+WORD = 32
+"""Tokens of an element of a mask: token t is bit t % 32 of element t // 32."""
+
 # Results of a row that is to be ranked: the sum of its weights (0 where the row is unusable), and the token's rank.
 TOTAL, RANK = range(2)
 
@@ -42,6 +45,11 @@ MAX_VOCABULARY = 1 << 20
 
 INFORMATION_BITS = 16
 """Fraction bits of a logarithm when information is compared."""
+
+
+def words(vocab: int) -> int:
+    """Elements of a mask of `vocab` tokens."""
+    return -(-vocab // WORD)
 
 
 def fma(a: np.ndarray | np.floating, b: np.ndarray | np.floating, c: np.ndarray | np.floating) -> np.ndarray:
@@ -146,6 +154,12 @@ def rank(
         values[i] = row.max(), row[token]
         top_ids[i] = np.sort(np.lexsort((np.arange(len(row)), -row))[: top_ids.shape[1]])
         top_values[i] = row[top_ids[i]]
+
+
+def mask(logits: np.ndarray, rows: np.ndarray, masks: np.ndarray) -> None:
+    """Put -inf into the different `rows` int64[m] of the logits where `masks` int32[m, words] have no bit."""
+    bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")[:, : logits.shape[1]]
+    logits[rows] = np.where(bits, logits[rows], np.float32(-np.inf))
 
 
 def edit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,12 +24,15 @@ _TINY, _HUGE = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float3
 
 @dataclasses.dataclass(frozen=True)
 class SamplerKernels:
-    """The functions of `reference`, or what does the same: they take arrays made by `empty`, and logits."""
+    """The functions of `reference`, or what does the same: they take arrays made by `empty`, and logits, which are copied where
+    they are not as `aligned` makes them."""
 
     choose: Callable[..., object] = reference.choose
     rank: Callable[..., object] = reference.rank
     edit: Callable[..., object] = reference.edit
+    mask: Callable[..., object] = reference.mask
     empty: Callable[[tuple[int, ...], str], np.ndarray] = np.zeros
+    aligned: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
 
 
 class Sampler:
@@ -37,10 +40,13 @@ class Sampler:
 
     def __init__(self, kernels: SamplerKernels | None = None) -> None:
         self.kernels = kernels or SamplerKernels()
-        self._edited = self.kernels.empty((0, 0), "float32")  # kept: new memory costs more than what is done with it
+        self._arrays: dict[str, np.ndarray] = {}
 
     def sample(self, logits: np.ndarray, draws: Sequence[Draw], rows: Sequence[int] | None = None) -> Sampled:
-        """Choose a token for every draw from its row of `logits` float32[r, vocab], which stay as they are.
+        """Choose a token for every draw from its row of `logits` float32[r, vocab].
+
+        Logits stay as they are, but for the rows of draws with a mask: those may be masked afterwards. Draws of one row have the
+        same mask.
 
         `rows` int[d] says which row belongs to each draw; without it they stand in order, one for each. A row that allows
         no choice gets NO_TOKEN and no log probabilities; equal logits go to the lower token id. Raises ValueError where
@@ -48,16 +54,16 @@ class Sampler:
         """
         rows = _checked_rows(logits, len(draws), rows, "draw")
         tokens = np.empty(len(draws), np.int32)
-        plain: list[int] = []
-        changed: list[int] = []
-        for i, draw in enumerate(draws):
-            (changed if needs_edits(draw) else plain).append(i)
-        if plain:
-            tokens[plain] = self._choose(logits, [rows[i] for i in plain], [draws[i] for i in plain])
-        if changed:
-            listed = [draws[i] for i in changed]
-            edited = self._edit(logits, [rows[i] for i in changed], listed)
-            tokens[changed] = self._choose(edited, list(range(len(changed))), listed)
+        kept = [i for i, draw in enumerate(draws) if draw.mask is not None and draw.top is not None]
+        if kept:  # their log probabilities are those of the model
+            copied = self._copied(logits, [rows[i] for i in kept])
+            self._mask(copied, {at: draws[i] for at, i in enumerate(kept)})
+            self._settle(tokens, copied, {i: at for at, i in enumerate(kept)}, draws)
+        masks = {rows[i]: draw for i, draw in enumerate(draws) if draw.mask is not None and draw.top is None}
+        if masks:
+            logits = self.kernels.aligned(logits)
+            self._mask(logits, masks)
+        self._settle(tokens, logits, {i: rows[i] for i in range(len(draws)) if i not in kept}, draws)
         return Sampled(tokens, self._report(logits, rows, tokens, draws))
 
     def logprobs(
@@ -74,6 +80,17 @@ class Sampler:
         ]
         return [made and cut_top(made, top) for made in self._rank(logits, wanted, top)] if wanted else []
 
+    def _settle(self, tokens: np.ndarray, logits: np.ndarray, rows: Mapping[int, int], draws: Sequence[Draw]) -> None:
+        """Fill `tokens` for the draws that `rows` tells the rows of `logits` of."""
+        changed = [i for i in rows if needs_edits(draws[i])]
+        plain = [i for i in rows if i not in changed] if changed else list(rows)
+        if plain:
+            tokens[plain] = self._choose(logits, [rows[i] for i in plain], [draws[i] for i in plain])
+        if changed:
+            listed = [draws[i] for i in changed]
+            edited = self._edit(logits, [rows[i] for i in changed], listed)
+            tokens[changed] = self._choose(edited, list(range(len(changed))), listed)
+
     # The kernels' arrays.
 
     def _choose(self, logits: np.ndarray, rows: list[int], draws: list[Draw]) -> np.ndarray:
@@ -89,6 +106,27 @@ class Sampler:
         self.kernels.choose(logits, table, scales, tokens)
         return tokens
 
+    def _kept(self, name: str, rows: int, columns: int, dtype: str) -> np.ndarray:
+        """An array that is used again: new memory costs more than what is done with it."""
+        found = self._arrays.get(name)
+        if found is None or len(found) < rows or found.shape[1] != columns:
+            found = self._arrays[name] = self.kernels.empty((rows, columns), dtype)
+        return found[:rows]
+
+    def _copied(self, logits: np.ndarray, rows: list[int]) -> np.ndarray:
+        copied = self._kept("copied", len(rows), logits.shape[1], "float32")
+        np.take(logits, rows, axis=0, out=copied)
+        return copied
+
+    def _mask(self, logits: np.ndarray, draws: Mapping[int, Draw]) -> None:
+        """Mask the rows of aligned logits that `draws` tells the draws of."""
+        table = self.kernels.empty((len(draws),), "int64")
+        masks = self._kept("masks", len(draws), reference.words(logits.shape[1]), "int32")
+        table[:] = list(draws)
+        for row, draw in zip(masks, draws.values(), strict=True):
+            row[:] = draw.mask
+        self.kernels.mask(logits, table, masks)
+
     def _edit(self, logits: np.ndarray, rows: list[int], draws: list[Draw]) -> np.ndarray:
         empty, (_, vocab) = self.kernels.empty, logits.shape
         table, penalties = empty((len(rows), EDIT_FIELDS), "int64"), empty((len(rows), PENALTIES), "float32")
@@ -97,9 +135,7 @@ class Sampler:
         tokens[: len(lists)], biases[: len(lists)] = lists, biased
         if len(lists) and not (lists.min() >= 0 and lists.max() < vocab):
             raise ValueError(f"a draw names tokens {lists.min()} to {lists.max()}; the logits have 0 to {vocab - 1}")
-        if len(self._edited) < len(rows) or self._edited.shape[1] != vocab:
-            self._edited = empty((len(rows), vocab), "float32")
-        edited = self._edited[: len(rows)]
+        edited = self._kept("edited", len(rows), vocab, "float32")
         self.kernels.edit(logits, table, penalties, tokens, biases, edited)
         return edited
 

@@ -1,0 +1,23 @@
+"""Prompts in the forms that bodies have them, as token ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import ServerError
+from .schema.completions import Prompts
+from .service import Service
+
+
+async def token_lists(service: Service, given: Prompts, field: str, add_special_tokens: bool = True) -> list[list[int]]:
+    """The prompts of the body's `field` as token ids. ServerError where there is none, or too many."""
+    listed: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
+    most = service.settings.max_prompts
+    if not listed or not all(listed):
+        raise ServerError(400, f"{field} is empty", param=field, code="invalid_value")
+    if len(listed) > most:
+        why = f"{field} has {len(listed)} prompts; allowed are {most} in one request"
+        raise ServerError(400, why, param=field, code="invalid_value")
+    return [
+        await service.tokens(prompt, add_special_tokens) if isinstance(prompt, str) else prompt for prompt in listed
+    ]
