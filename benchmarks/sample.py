@@ -23,7 +23,7 @@ from heddle.runtime.sampler import Draw, Sampler
 from heddle.runtime.sampler.compiled import compiled_kernels
 from heddle.runtime.sampling import SamplingParams
 from heddle.runtime.tvm import empty
-from heddle.schedules.catalog import edit_logits, rank_tokens, sample_tokens
+from heddle.schedules.catalog import edit_logits, mask_logits, rank_tokens, sample_tokens
 
 HISTORY = 2048  # tokens of every sequence, half of them generated
 
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     use_cores(options.threads)
     target, about = report.heading(options, vocabulary=str(options.vocab))
-    factories = sample_tokens, rank_tokens, edit_logits
+    factories = sample_tokens, rank_tokens, edit_logits, mask_logits
     fast = Sampler(compiled_kernels(*(compiled(f(vocab=options.vocab, target=target), target) for f in factories)))
     slow, results = Sampler(), []
     print(f"{'logits':8}{'way':20}{'rows':>6}{'compiled ms':>13}{'NumPy ms':>10}")

@@ -96,7 +96,7 @@ class Engine:
         self.running: list[Request] = []  # these two by urgency
         self.waiting: list[Request] = []
         self.groups: dict[str, Group] = {}
-        self.limits = Limits(step_tokens, info.max_seqs)
+        self.limits = Limits(step_tokens, info.max_seqs, info.few_rows)
         self._urgency = urgency(policy)
         self._timed: list[Request] = []
         self._shares = FairShares()

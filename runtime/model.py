@@ -35,7 +35,8 @@ fill the vector units where there are more, and merging costs more than reading 
 
 @dataclasses.dataclass(frozen=True)
 class RunnerInfo:
-    """Sizes of the model, and the bounds of a step. `window` is the most that any layer looks back (0: all)."""
+    """Sizes of the model, and the bounds of a step. `window` is the most that any layer looks back (0: all), `few_rows` how many
+    rows the largest instance of `body` that is made for few takes."""
 
     vocab_size: int
     context_length: int
@@ -44,6 +45,7 @@ class RunnerInfo:
     num_pages: int
     page_tokens: int
     window: int = 0
+    few_rows: int = 0
 
 
 class Function:
@@ -126,6 +128,7 @@ class ModelRunner:
             pages,
             group.page_tokens,
             manifest.plan.window,
+            self._body.few_rows,
         )
         # Pages may be shared: every sequence may have as many as a context needs.
         longest = min(pages, -(-manifest.model.context_length // group.page_tokens))

@@ -32,6 +32,7 @@ class NullInfo:
     num_pages: int = 64
     page_tokens: int = PAGE
     window: int = 0
+    few_rows: int = 0
 
 
 def history_logits(tokens: np.ndarray, vocab_size: int, window: int = 0) -> np.ndarray:

@@ -12,7 +12,8 @@ from .sampler import Sampler
 
 
 class RunnerInfo(Protocol):
-    """Sizes of the model, and the bounds of a step. `window`: how far back any row sees, 0 where it is to the start."""
+    """Sizes of the model, and the bounds of a step. `window`: how far back any row sees, 0 where it is to the start. `few_rows`: up
+    to how many rows a step is served by code that is made for few."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -28,6 +29,8 @@ class RunnerInfo(Protocol):
     def page_tokens(self) -> int: ...
     @property
     def window(self) -> int: ...
+    @property
+    def few_rows(self) -> int: ...
 
 
 class Runner(PageStore, Protocol):

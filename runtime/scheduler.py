@@ -24,10 +24,12 @@ PREEMPTIONS = ("recompute", "swap")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds of one step: tokens (rows of the compiled functions) and sequences."""
+    """Bounds of one step: tokens (rows of the compiled functions) and sequences. Up to `few_rows` tokens are served by code for
+    few rows."""
 
     max_tokens: int
     max_seqs: int
+    few_rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,7 @@ def schedule(state: State) -> Schedule:
     """Plan one step. Changes nothing.
 
     A running request has pages for all tokens it had when it was admitted, so only those that are past their prompts ask for new
-    ones. They have one pending token each, or more where a grammar forced some; the others of these go the way of prompts.
+    ones. They have one pending token each, or more where a grammar forced some.
     """
     expired = tuple(r for r in state.timed if r.deadline is not None and r.deadline <= state.now)
     if expired:
@@ -93,6 +95,7 @@ def schedule(state: State) -> Schedule:
     plan = _Plan(state)
     plan.serve_decodes()
     plan.serve_prefills()
+    plan.serve_forced()
     if not plan.preempted:  # nobody is let in while others are turned out
         plan.admit()
     return Schedule(plan.rows, plan.admitted, plan.preempted, frozenset(plan.swapped))
@@ -100,7 +103,7 @@ def schedule(state: State) -> Schedule:
 
 def _decodes(request: Request) -> bool:
     """Whether a request is past its prompt, so that every token it gets may need a page."""
-    return request.pending == 1 or request.missing_pages(request.num_tokens) > 0
+    return request.pending == 1 or request.computed >= request.num_prompt
 
 
 class _Plan:
@@ -148,21 +151,37 @@ class _Plan:
                 self.rows[request] = 1
 
     def serve_prefills(self) -> None:
-        """What is left of the budget to requests with more than one token to serve, in order of urgency."""
+        """What is left of the budget to requests that are in their prompts, in order of urgency."""
         for request in self.staying:
             if not self.budget:
                 break
-            if request.pending > 1:
-                had = self.rows.get(request, 0)
-                rows = min(request.pending, request.chunk, had + self.budget)
-                taken = request.missing_pages(request.computed + had)
-                more = min(request.missing_pages(request.computed + rows) - taken, self.free)
-                # Forced tokens take the pages that are free, and wait for others.
-                rows = min(rows, (request.num_pages + taken + more) * request.page_tokens - request.computed)
-                if rows > had:
-                    self.free -= more
-                    self.budget -= rows - had
-                    self.rows[request] = rows
+            if not _decodes(request):
+                self.rows[request] = min(request.pending, request.chunk, self.budget)
+                self.budget -= self.rows[request]
+
+    def serve_forced(self) -> None:
+        """More than one token to those that decode and have more, since their grammars forced some; in free pages only.
+
+        Compiled code for few rows is faster than its share of that for many. So that many is not used for less than twice
+        the tokens, forced ones may have to wait, and come one by one like all others.
+        """
+        found = [
+            request for request in self.staying if 0 < self.rows.get(request, 0) < min(request.pending, request.chunk)
+        ]
+        used, few = sum(self.rows.values()), self.state.limits.few_rows
+        more = sum(min(request.pending, request.chunk) - self.rows[request] for request in found)
+        room = few - used if used <= few < used + more and more < used else self.budget
+        for request in found:
+            had = self.rows[request]
+            rows = min(request.pending, request.chunk, had + min(room, self.budget))
+            taken = request.missing_pages(request.computed + had)
+            pages = min(request.missing_pages(request.computed + rows) - taken, self.free)
+            rows = min(rows, (request.num_pages + taken + pages) * request.page_tokens - request.computed)
+            if rows > had:
+                self.free -= pages
+                self.budget -= rows - had
+                room -= rows - had
+                self.rows[request] = rows
 
     def admit(self) -> None:
         """Let waiting requests in while there is room for all that they have, and one token more."""

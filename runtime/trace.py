@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("heddle")
 FORMAT = 1
-SIZES = ("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window")
+SIZES = ("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window", "few_rows")
 TEXTS = ("stop", "bad_words", "structured")
 """Parameters that a trace leaves out: they need a tokenizer. That a stop text came, and what a grammar did, is part of the step."""
 

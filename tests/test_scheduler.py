@@ -52,8 +52,36 @@ def started(name: str, prompt: int, generate: int = 64) -> Request:
     return r
 
 
+def forced(name: str, prompt: int, more: int) -> Request:
+    """A request that is decoding, whose grammar forced `more` tokens after the pending one."""
+    r = started(name, prompt)
+    for _ in range(more):
+        r.append(2)
+    return r
+
+
 def names(plan: Schedule) -> dict[str, int]:
     return {r.request_id: rows for r, rows in plan.rows.items()}
+
+
+def test_forced_tokens_are_served_together_where_that_is_cheap() -> None:
+    """Within the code for few rows; beyond it only where the step serves twice the tokens by it."""
+    for more, few, expected in ((3, 0, 4), (3, 8, 4), (5, 4, 6), (1, 3, 1), (2, 4, 2), (3, 4, 4), (40, 8, 41)):
+        a, b, c = started("a", 20), forced("b", 20, more), started("c", 20)
+        assert names(plan_of([a, b, c], [], 100, Limits(64, 8, few))) == {"a": 1, "b": expected, "c": 1}
+
+
+def test_forced_tokens_take_free_pages_only_and_leave_room_for_others() -> None:
+    a, b = forced("a", 14, 40), started("b", 20)  # a has a page, and its first two tokens a place
+    assert a.num_pages == 1
+    for free, expected in ((0, 2), (1, 18), (2, 34), (9, 41)):
+        plan = plan_of([a, b], [], free, Limits(64, 8))
+        assert names(plan) == {"a": expected, "b": 1}
+        assert not plan.preempted
+    assert names(plan_of([a, b], [], 9, Limits(10, 8))) == {"a": 9, "b": 1}
+    late = request("c", 300, chunk=20)
+    late.add_pages(next_pages(late.pages_to_start))
+    assert names(plan_of([b, a, late], [], 9, Limits(30, 8))) == {"b": 1, "a": 9, "c": 20}
 
 
 def test_decodes_first_then_chunks_in_order_of_arrival() -> None:

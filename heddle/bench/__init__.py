@@ -1,0 +1,1 @@
+"""Measuring models and servers: `heddle bench`. The names of figures are those of `vllm bench`."""
