@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -111,9 +112,6 @@ def command(
         drain_seconds=drain_seconds,
         log_format=log_format,
     )
-    listener = bound(settings)  # an address that cannot be had is known before the model is loaded
-    with progress_bar() as progress:
-        served = AsyncLLM(model, threads=server_threads(threads), progress=progress, **engine)
 
     def ready(url: str) -> None:
         if as_json:
@@ -121,7 +119,11 @@ def command(
         else:
             click.echo(f"{settings.names[0]} is served at {url} (OpenAI's interface at {url}/v1)", err=True)
 
-    serve(served, settings, ready, listener)
+    # An address that cannot be had is known before the model is loaded.
+    with contextlib.closing(bound(settings)) as listener:
+        with progress_bar() as progress:
+            served = AsyncLLM(model, threads=server_threads(threads), progress=progress, **engine)
+        serve(served, settings, ready, listener)
 
 
 def default_name(model: Path) -> str:
