@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import subprocess
@@ -21,6 +22,7 @@ from heddle.runtime.sampling import SamplingParams
 from heddle.runtime.server import json_text
 from heddle.runtime.server.schema.chat import ChatRequest
 from heddle.runtime.server.schema.completions import CompletionRequest
+from heddle.runtime.server.sse import Outbox, SlowReaderError
 from heddle.runtime.text_bound import bytes_per_token, keeps_length
 from heddle.runtime.tokenizer import Tokenizer
 
@@ -153,3 +155,18 @@ def test_a_missing_package_is_explained() -> None:
     assert done.returncode == 1
     assert "serving needs the package fastapi" in done.stderr
     assert "pip install 'heddle[serve]'" in done.stderr
+
+
+def test_what_waits_for_a_client_is_bounded_but_for_one_part() -> None:
+    async def check() -> None:
+        box = Outbox(limit=10)
+        box.put(b"a part of any size")
+        with pytest.raises(SlowReaderError, match="19 bytes"):
+            box.put(b"x")
+        assert await box.take() == b"a part of any size"
+        box.put(b"12345")
+        box.put(b"67890")
+        box.close()
+        assert [await box.take(), await box.take()] == [b"1234567890", b""]
+
+    asyncio.run(check())

@@ -38,9 +38,9 @@ class Outbox:
         self.taken = 0
 
     def put(self, part: bytes) -> None:
-        """Add a part. SlowReaderError where too much is waiting."""
+        """Add a part. SlowReaderError where too much is waiting; one part alone may be of any size (an echo is)."""
         self._size += len(part)
-        if self._size > self._limit:
+        if self._size > self._limit and self._parts:
             raise SlowReaderError(f"{self._size} bytes of an answer were not read", f"allowed are {self._limit}")
         self._parts.append(part)
         self._ready.set()

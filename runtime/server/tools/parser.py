@@ -6,6 +6,7 @@ than there is yields. What turns out to be no call goes out as content; no chara
 
 from __future__ import annotations
 
+import abc
 import json
 import re
 from collections.abc import Collection, Generator, Iterable
@@ -29,7 +30,7 @@ class _NoCallError(Exception):
     """What looked like a call is none; `_at` stands at the first character that shows it."""
 
 
-class ToolParser:
+class ToolParser(abc.ABC):
     """Finds the calls in the text of one answer.
 
     `push` takes the next piece of text and returns what is certain by it, `finish` the rest. The events do not depend on
@@ -67,9 +68,9 @@ class ToolParser:
         self._ended = True
         return self._go_on()
 
+    @abc.abstractmethod
     def read(self) -> Reading[None]:
         """Reads the answer by the steps below, to its end."""
-        raise NotImplementedError
 
     # Steps. Each leaves `_at` behind what it has read.
 
