@@ -54,7 +54,7 @@ def calls(spec: LinearSpec, n: int, target: TargetProfile) -> tuple[Callable[[],
     pool.view(np.uint16)[...] = 0x2A2A  # a small normal number in every stored type
     lists = arguments(spec, "n", n, target, pool)
     multiply = compiled(linear(target=target, **params), target)
-    pack = compiled(pack_rows(features=spec.in_features, norm_eps=None, target=target), target)
+    pack = compiled(pack_rows(features=spec.in_features, norm=None, target=target), target)
     x = aligned(np.random.default_rng(0).standard_normal((n, spec.in_features), dtype=np.float32))
     weights = itertools.cycle(lists)
     return functools.partial(pack, x, lists[0][0]), lambda: multiply(*next(weights))

@@ -44,7 +44,7 @@ def layers(hidden: int, qkv: int, heads: int, ffn: int, vocab: int) -> list[Shap
     return [
         Shape("qkv", hidden, qkv, ("bias",)),
         Shape("o", heads, hidden, ("residual",)),
-        Shape("gate_up", hidden, ffn, ("silu_mul",)),
+        Shape("gate_up", hidden, ffn, ("gated:silu",)),
         Shape("down", ffn, hidden, ("residual",)),
         Shape("head", hidden, vocab, ()),
     ]

@@ -55,7 +55,7 @@ class Result:
 
 def all_schemes() -> Iterator[str]:
     """Every name that `scheme` knows: all formats of weights, each with all of activations."""
-    sizes, kinds = ("g32", "g64", "g128", "pc"), ("", "-asym", "-2l", "-2l-asym")
+    sizes, kinds = ("g32", "g64", "g128", "pc"), ("", "-asym", "-min", "-2l", "-2l-asym")
     for bits, size, kind, activation in itertools.product("84", sizes, kinds, ("a16", "a16-f32", "a8", "a8-ag")):
         width, dash, suffix = activation.partition("-")
         with contextlib.suppress(ValueError):

@@ -92,7 +92,7 @@ def call(spec: QuantSpec, scheme: str, rows: int, target: TargetProfile) -> Call
     packed = [aligned(a) for a in packed_rows(x, spec, rows)]
     if not spec.limbs:
         return lambda weight: linear(*packed, *weight, *operands, y)
-    options = {**spec.coding(rows), "rows": rows, "norm_eps": None}
+    options = {**spec.coding(rows), "rows": rows, "norm": None}
     pack = compiled(quant_pack(features=spec.in_features, target=target, **options), target)
     source = aligned(x)
 

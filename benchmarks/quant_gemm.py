@@ -61,7 +61,7 @@ def calls(
     y = aligned(np.zeros((n, spec.out_features), np.float32))
     shape = {"in_features": spec.in_features, "out_features": spec.out_features, "epilogue": spec.epilogue}
     linear = compiled(quant_linear_tiles(scheme=scheme, target=target, **shape), target)
-    options = {**spec.coding(ROW_TILE), "rows": ROW_TILE, "norm_eps": None}
+    options = {**spec.coding(ROW_TILE), "rows": ROW_TILE, "norm": None}
     pack = compiled(quant_pack(features=spec.in_features, target=target, **options), target)
     return functools.partial(pack, aligned(x), *packed), lambda weight: linear(*packed, *weight, *operands, y)
 

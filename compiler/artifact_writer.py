@@ -9,14 +9,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
 from ..runtime.errors import ArtifactError
 from ..runtime.manifest import MANIFEST_FILE, FileInfo, Manifest
+from ..runtime.module_manifest import ModuleManifest
 from ..runtime.safetensors import WRITE_BYTES, chunks, layout, write_all
 
 TensorSpec = tuple[str, str, tuple[int, ...]]
+M = TypeVar("M", Manifest, ModuleManifest)
 
 
 class ArtifactWriter:
@@ -62,9 +65,18 @@ class ArtifactWriter:
                 "free space or choose another output; nothing was left behind and an older artifact is as it was",
             ) from value
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are until `finish`, to try what was written."""
+        return self._scratch
+
     def write_text(self, name: str, text: str) -> None:
         """A text file at the relative path `name`."""
         self._write(name, [text.encode()])
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """A file of these bytes at the relative path `name`."""
+        self._write(name, [data])
 
     def copy(self, name: str, source: str | Path) -> None:
         """A copy of a file at the relative path `name`."""
@@ -93,12 +105,12 @@ class ArtifactWriter:
 
         self._write(name, pieces())
 
-    def finish(self, manifest: Manifest) -> Manifest:
+    def finish(self, manifest: M) -> M:
         """Write the manifest (its list of files is filled in) last, and move the artifact into place."""
         # Sorted: files are written by several threads, and one compilation must look like another.
         complete = dataclasses.replace(manifest, files=dict(sorted(self._files.items())))
         text = complete.to_json()
-        Manifest.from_json(text)  # what was written must be what can be read
+        type(manifest).from_json(text)  # what was written must be what can be read
         self._write(MANIFEST_FILE, [text.encode()])
         _sync_directory(self._scratch)
         if self.destination.exists():

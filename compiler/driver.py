@@ -3,74 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..ir_passes.pipeline import Lowered, lower
-from ..ir_passes.straightline import name_of
-from ..models import ModelError, RandomCheckpoint, architecture, load_config, match_weights, open_checkpoint
+from ..ir_passes.pipeline import lower
+from ..models import ModelError, RandomCheckpoint, architecture, match_weights, open_source
+from ..models.decoder_config import shortened
+from ..models.plugins import code_digest, load_model_file
+from ..models.pooling import Pooling, read_pooling
 from ..models.problems import Problem, raise_errors
 from ..models.registry import Architecture
-from ..models.weights import FLOAT_DTYPES, TensorSource, WeightMatch, WeightSpec
-from ..runtime.artifact import sha256
+from ..models.weights import FLOAT_DTYPES, Parameters, TensorSource, WeightMatch, WeightSpec
 from ..runtime.errors import HeddleError
-from ..runtime.features import physical_cores
 from ..runtime.manifest import (
+    DECODER,
     EDIT_FUNCTION,
     LIBRARY_FILE,
     MASK_FUNCTION,
     PLAN_FUNCTION,
     RANK_FUNCTION,
     SAMPLE_FUNCTION,
+    QuantizedSite,
 )
 from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
 from ..schedules.catalog import build_plan, edit_logits, mask_logits, rank_tokens, sample_tokens
-from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
-from ..schedules.layouts.scheme import Scheme
-from ..schedules.target import TargetProfile, resolve_target
+from ..schedules.layouts.scheme import scheme
+from ..schedules.target import TargetProfile
 from . import build_cache
 from .artifact_writer import ArtifactWriter
+from .codegen import generate_code, link, resolve, timed
 from .manifest import describe
-from .quant import Quant, choose_schemes, finite_problems, model_sites, names, scheme_problems
+from .pooling import write_pooling
+from .quant import Choice, Quant, choose, finite_problems, model_sites, names, scheme_problems, stored_quant
+from .quant.keep import code_notes, quantized_sites
 from .quant.site_map import KEEP
 from .weights import WeightWriter
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total); bytes for weights, phases for code."""
 
-CODEGEN_THREADS = 4
-
-COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+SAMPLER = {
+    SAMPLE_FUNCTION: sample_tokens,
+    RANK_FUNCTION: rank_tokens,
+    EDIT_FUNCTION: edit_logits,
+    MASK_FUNCTION: mask_logits,
+}
+"""Kernels of the library by their names in it, beside the plan's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What changes the artifact of one checkpoint. The build cache's key is made of these.
 
-    `schemes` names the quantization scheme of every site, "none" where its weight stays as it is stored.
+    `schemes` names the quantization scheme of every site, "none" where its weight has floats; `quantized` says what becomes
+    of the codes of sites that the checkpoint has quantized.
     """
 
     target: str
     dtype: str | None
     schemes: dict[str, str]
+    quantized: dict[str, QuantizedSite]
     kv_dtype: str
     max_tokens: int
     max_seqs: int
+    context_length: int
 
 
 @dataclasses.dataclass
@@ -84,6 +86,32 @@ class Source:
     specs: dict[str, WeightSpec]
     checkpoint: TensorSource
     match: WeightMatch
+    files: dict[str, bytes]
+    pooling: Pooling
+
+    @property
+    def sites(self) -> dict[str, str]:
+        """The parameter with the weight of each site that can be quantized."""
+        return model_sites(self.specs, head=self.arch.kind == DECODER)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The model's parameters as the checkpoint has them."""
+        return Parameters(self.specs, self.match.names, self.checkpoint)
+
+    def shorten(self, context_length: int | None) -> None:
+        """Bound the model's context. HeddleError where it is not that long."""
+        if context_length is None:
+            return
+        longest = self.config.context_length
+        if not 1 <= context_length <= longest:
+            raise HeddleError(f"context_length={context_length} is not possible", fix=f"give 1 to {longest}")
+        self.config = shortened(self.config, context_length)
+
+    def choose(self, quant: Quant) -> Choice:
+        """How each site is quantized."""
+        sites = self.sites
+        return choose(quant, sites, stored_quant(sites, self.parameters))
 
 
 def compile_model(
@@ -96,75 +124,84 @@ def compile_model(
     kv_dtype: str | None = None,
     max_tokens: int = 1024,
     max_seqs: int = 64,
+    context_length: int | None = None,
     random_weights: int | None = None,
+    model_file: str | Path | None = None,
     progress: Progress | None = None,
     use_cache: bool = True,
 ) -> Path:
     """Compile a Hugging Face directory into an artifact directory and return its path.
 
     Without `output` the artifact goes to the build cache, where an equal compilation is found again at once. `quant` is a
-    quantization scheme (`w4a8`), or a map from patterns of sites to schemes (docs/quantization.md); other matrices are
-    stored as in the checkpoint, or all in `dtype`. `max_tokens` bounds the rows of a step (longer prompts are served in
-    chunks), `max_seqs` its sequences. `random_weights` seeds weights of the config's shapes instead of reading any.
+    quantization scheme (`w4a8`), or a map from patterns of sites to schemes (docs/quantization.md); other matrices keep their
+    codes where the checkpoint has quantized them, and are else stored as in the checkpoint, or all in `dtype`. `max_tokens`
+    bounds the rows of a step (longer prompts are served in chunks), `max_seqs` its sequences, `context_length` the length of
+    a sequence (None: as the config says). `random_weights` seeds weights of the config's shapes instead of reading any.
+    `model_file` is a Python file that registers the model's architecture (docs/tutorial_family.md).
     Raises ModelError with all problems of the checkpoint, or of quantizing it, HeddleError for bad options.
     """
     seconds: dict[str, float] = {}
-    with _timed(seconds, "read"):
+    if model_file is not None:
+        load_model_file(model_file)
+    with timed(seconds, "read"):
         model = read_source(Path(source), dtype=dtype, random_weights=random_weights)
-        profile = _resolve(target)
-        schemes = choose_schemes(quant, model_sites(model.specs))
-        options = _options(model, profile, dtype, schemes, kv_dtype, max_tokens, max_seqs)
-        raise_errors(f"quantizing {model.path}", _scheme_problems(model, profile, schemes))
+        model.shorten(context_length)
+        profile = resolve(target)
+        choice = model.choose(quant)
+        options = _options(model, profile, dtype, choice, kv_dtype, max_tokens, max_seqs)
+        raise_errors(f"quantizing {model.path}", _scheme_problems(model, profile, choice))
     if output is not None:
         return _build(model, profile, options, Path(output), seconds, progress)
+    code = code_digest(model.arch.name)
     key = build_cache.cache_key(
         model.checkpoint.identity(),
         {
             **dataclasses.asdict(options),
             "config": model.raw,
-            "files": {name: sha256(model.path / name) for name in COPIED_FILES if (model.path / name).is_file()},
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in model.files.items()},
+            "pooling": model.pooling.identity(),
+            "code": code,
         },
     )
     return build_cache.find_or_build(
         key,
         lambda destination: _build(model, profile, options, destination, seconds, progress),
-        rebuild=not use_cache,
+        rebuild=not use_cache or code is None,
     )
 
 
 def read_source(path: Path, *, dtype: str | None = None, random_weights: int | None = None) -> Source:
     """Read and check config and weights; ModelError lists everything that is wrong with either."""
-    raw = load_config(path)
+    source = open_source(path)
+    raw = source.config()
     arch = architecture(raw)
     config = arch.config(raw)
     specs = arch.weights(config)
     checkpoint: TensorSource
     if random_weights is None:
-        checkpoint = open_checkpoint(path)
+        checkpoint = source.checkpoint()
     else:
         stored = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
         checkpoint = RandomCheckpoint(specs, random_weights, str(stored))
     match = match_weights(specs, checkpoint, ignored=arch.ignored, subject=str(path))
-    return Source(path if path.is_dir() else path.parent, raw, arch, config, specs, checkpoint, match)
-
-
-def _resolve(target: str) -> TargetProfile:
-    try:
-        return resolve_target(target)
-    except ValueError as error:
-        raise HeddleError(str(error)) from error
+    files = source.files()
+    directory = source.path if source.path.is_dir() else source.path.parent
+    pooling = read_pooling(files, directory, checkpoint, arch.poolers)
+    return Source(source.path, raw, arch, config, specs, checkpoint, match, files, pooling)
 
 
 def _options(
     model: Source,
     profile: TargetProfile,
     dtype: str | None,
-    schemes: dict[str, Scheme],
+    choice: Choice,
     kv_dtype: str | None,
     max_tokens: int,
     max_seqs: int,
 ) -> Options:
-    stored = dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
+    table = model.checkpoint.tensors[model.match.names["embed.weight"]]
+    given = model.raw.get("dtype") or model.raw.get("torch_dtype") if table.quant else None  # the floats behind the codes
+    stored = dtype or str(given or table.dtype)
     chosen = kv_dtype or stored
     for name, value, known in (("dtype", stored, FLOAT_DTYPES), ("kv_dtype", chosen, tuple(STORAGE))):
         if value not in known:
@@ -172,27 +209,34 @@ def _options(
     for name, number in (("max_tokens", max_tokens), ("max_seqs", max_seqs)):
         if number < 1:
             raise HeddleError(f"{name}={number} is not possible", fix="give at least 1")
-    every = names(schemes, model_sites(model.specs))
-    return Options(profile.name, dtype, every, chosen, max_tokens, max_seqs)
+    sites = model.sites
+    every, quantized = names(choice.schemes, sites), quantized_sites(choice, stored_quant(sites, model.parameters))
+    return Options(profile.name, dtype, every, quantized, chosen, max_tokens, max_seqs, model.config.context_length)
 
 
 def quantization_problems(source: str | Path, quant: Quant, target: str = "native") -> list[Problem]:
-    """What prevents a checkpoint from being quantized like this, its values included. HeddleError where `quant` is wrong."""
+    """What prevents a checkpoint from being quantized like this, its values included, and what becomes of its own codes.
+
+    HeddleError where `quant` is wrong.
+    """
     model = read_source(Path(source))
-    schemes = choose_schemes(quant, model_sites(model.specs))
-    return _scheme_problems(model, _resolve(target), schemes) + _value_problems(model, list(schemes))
+    choice, sites = model.choose(quant), model.sites
+    quantized = quantized_sites(choice, stored_quant(sites, model.parameters))
+    problems = _scheme_problems(model, resolve(target), choice) if choice.schemes else []
+    problems += _value_problems(model, [site for site in choice.schemes if site not in choice.kept])
+    return problems + code_notes(names(choice.schemes, sites), quantized)
 
 
-def _scheme_problems(model: Source, profile: TargetProfile, schemes: dict[str, Scheme]) -> list[Problem]:
-    return scheme_problems(schemes, model_sites(model.specs), model.specs, profile)
+def _scheme_problems(model: Source, profile: TargetProfile, choice: Choice) -> list[Problem]:
+    return scheme_problems(choice.schemes, model.sites, model.specs, profile, choice.kept)
 
 
 def _value_problems(model: Source, quantized: list[str]) -> list[Problem]:
     """NaN and infinite weights at the sites that are to be quantized."""
     if isinstance(model.checkpoint, RandomCheckpoint):
         return []
-    sites = model_sites(model.specs)
-    return finite_problems([sites[site] for site in quantized], model.match.names, model.checkpoint)
+    sites = model.sites
+    return finite_problems([sites[site] for site in quantized], model.parameters)
 
 
 def _build(
@@ -208,10 +252,11 @@ def _build(
     layout = PlanLayout.of(options.max_tokens, options.max_seqs, **heads)
     dtypes = matrix_dtypes(model, options.dtype)
     schemes = {site: name for site, name in options.schemes.items() if name != KEEP}
-    with _timed(seconds, "check_weights"):
-        raise_errors(f"quantizing {model.path}", _value_problems(model, list(schemes)))
+    with timed(seconds, "check_weights"):
+        anew = [site for site in schemes if site not in options.quantized or not options.quantized[site].kept]
+        raise_errors(f"quantizing {model.path}", _value_problems(model, anew))
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
-        with _timed(seconds, "export"):
+        with timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
         report("lowering", 0, 3)
         lowered = lower(mod, profile, max_tokens=options.max_tokens, schemes=schemes)
@@ -219,22 +264,22 @@ def _build(
         report("generating code", 1, 3)
         library = Path(scratch) / LIBRARY_FILE
         plan = build_plan(**dataclasses.asdict(layout), target=profile)
-        sampler = {SAMPLE_FUNCTION: sample_tokens, RANK_FUNCTION: rank_tokens}
-        sampler |= {EDIT_FUNCTION: edit_logits, MASK_FUNCTION: mask_logits}
+        sampler = SAMPLER if model.arch.kind == DECODER else {}
         extra = {n: make(vocab=model.config.vocab_size, target=profile) for n, make in sampler.items()}
         executable = generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, seconds)
         report("generating code", 3, 3)
         with ThreadPoolExecutor(1) as linker:  # one thread for seconds, while the others compute weights
-            linked = linker.submit(_link, executable, library, seconds)
+            linked = linker.submit(link, executable, library, seconds)
             for i, (phase, text) in enumerate(lowered.texts):
                 writer.write_text(f"ir/{i:02d}-{phase}.py", text)
             records = [dataclasses.asdict(r) for r in lowered.log.records]
             writer.write_text("ir/passes.json", json.dumps(records, indent=0))
-            for name in COPIED_FILES:
-                if (model.path / name).is_file():
-                    writer.copy(name, model.path / name)
-            with _timed(seconds, "weights"):
-                weights = WeightWriter(lowered.weights, model.checkpoint, model.match.names, dtypes)
+            writer.write_text("config.json", json.dumps(model.raw, indent=2) + "\n")
+            for name, data in model.files.items():
+                writer.write_bytes(name, data)
+            write_pooling(model.pooling, writer)
+            with timed(seconds, "weights"):
+                weights = WeightWriter(lowered.weights, model.parameters, dtypes, _kept(model, options))
                 writer.write_weights(
                     "weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t)
                 )
@@ -244,45 +289,17 @@ def _build(
     return output
 
 
+def _kept(model: Source, options: Options) -> set[tuple[str, str]]:
+    """Parameters whose codes are kept, with the names of their weight formats."""
+    sites = model.sites
+    kept = [site for site, found in options.quantized.items() if found.kept]
+    return {(sites[site], scheme(options.schemes[site]).weight.name) for site in kept}
+
+
 def matrix_dtypes(model: Source, dtype: str | None) -> dict[str, str]:
     """The stored type of every matrix: the checkpoint's, or `dtype` for all."""
     tensors, names = model.checkpoint.tensors, model.match.names
     return {p: dtype or tensors[names[p]].dtype for p, spec in model.specs.items() if spec.kind != "vector"}
-
-
-def generate_code(
-    lowered: Lowered, extra: dict[str, PrimFunc], profile: TargetProfile, seconds: dict[str, float]
-) -> relax.VMExecutable:
-    """Machine code for a lowered module and `extra` functions beside it. Kernels are compiled by several threads."""
-    with _timed(seconds, "codegen"):
-        target = profile.tvm_target()
-        functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
-        kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)} | extra
-
-        def build(names: list[str]) -> object:
-            return tirx.build(ir.IRModule({n: kernels[n].with_attr("global_symbol", n) for n in names}), target=target)
-
-        workers = min(CODEGEN_THREADS, len(physical_cores()))
-        with ThreadPoolExecutor(workers) as pool:
-            libraries = list(pool.map(build, [list(kernels)[i::workers] for i in range(workers)]))
-        rest = ir.IRModule(
-            {name: func for name, func in functions.items() if name not in kernels}, attrs=lowered.mod.attrs
-        )
-        nothing = tvm.transform.Sequential([])  # the module is lowered; the default pipeline would do it again, worse
-        return relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
-
-
-def _link(executable: relax.VMExecutable, library: Path, seconds: dict[str, float]) -> None:
-    """A shared library of what `generate_code` made."""
-    with _timed(seconds, "link"):
-        executable.export_library(str(library))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
 
 
 __all__ = [

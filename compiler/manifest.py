@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..ir_passes.pipeline import Lowered
 from ..runtime.manifest import (
+    ENCODER,
     FORMAT_VERSION,
     ITEM_BYTES,
     CacheGroup,
@@ -28,11 +28,17 @@ from ..runtime.plans.cache import cache_record
 from ..runtime.tvm import ffi_version, tvm_version
 from ..schedules.target import TargetProfile
 
+from .pooling import pooling_info
+
 if TYPE_CHECKING:
     from .driver import Options, Source
 
 WeightSpecs = list[tuple[str, str, tuple[int, ...]]]
-FUNCTIONS = ("embed", "body", "head")
+
+
+def functions(model: Source) -> tuple[str, ...]:
+    """Names of the functions that a model exports."""
+    return ("embed", "body") if model.arch.kind == ENCODER else ("embed", "body", "head")
 
 
 def describe(
@@ -46,6 +52,7 @@ def describe(
 ) -> Manifest:
     """The manifest of one compilation; the artifact writer adds the files."""
     cache = cache_group(model, options.kv_dtype)
+    logits = 0 if model.arch.kind == ENCODER else model.config.vocab_size
     weights_bytes = sum(math.prod(shape) * ITEM_BYTES[dtype] for _, dtype, shape in weights)
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -54,12 +61,13 @@ def describe(
         ffi_version=ffi_version(),
         target=TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec()),
         model=model_info(model, options),
-        generation=generation_defaults(model.path, model.raw),
-        functions=tuple(function_info(name, lowered, options.max_tokens) for name in FUNCTIONS),
+        pooling=pooling_info(model.pooling),
+        generation=generation_defaults(model.files.get("generation_config.json"), model.raw),
+        functions=tuple(function_info(name, lowered, options.max_tokens) for name in functions(model)),
         weights=WeightsInfo("weights.safetensors", {name: TensorInfo(dtype, shape) for name, dtype, shape in weights}),
         caches=(cache,),
         plan=PlanInfo.of(layout, plan_window(model)),
-        memory=memory_info(weights_bytes, max(lowered.workspace.values()), cache, model.config.vocab_size),
+        memory=memory_info(weights_bytes, max(lowered.workspace.values()), cache, logits),
         files={},
         compile_seconds={name: round(value, 4) for name, value in seconds.items()},
     )
@@ -71,6 +79,7 @@ def model_info(model: Source, options: Options) -> ModelInfo:
     stored = options.dtype or model.checkpoint.tensors[model.match.names["embed.weight"]].dtype
     return ModelInfo(
         architecture=model.arch.name,
+        kind=model.arch.kind,
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
@@ -80,23 +89,27 @@ def model_info(model: Source, options: Options) -> ModelInfo:
         context_length=config.context_length,
         weight_dtype=stored,
         schemes=options.schemes,
+        quantized=options.quantized,
         kv_dtype=options.kv_dtype,
         config=model.raw,
     )
 
 
 def cache_group(model: Source, kv_dtype: str) -> CacheGroup:
-    """The one paged group of a decoder: per page, every layer's and kv head's K, then V."""
+    """The one paged group: per page, every layer's and kv head's K, then V. The layers of an encoder use one place in turn."""
     config = model.config
+    layers = 1 if model.arch.kind == ENCODER else config.num_layers
     size = cache_record(kv_dtype, config.head_dim, config.head_dim).size
-    shape = (config.num_layers, config.num_kv_heads, size)
+    shape = (layers, config.num_kv_heads, size)
     dtype = "uint8" if kv_dtype == "int8" else kv_dtype  # codes and scales share a record: bytes
     record_bytes = math.prod(shape) * ITEM_BYTES[dtype]
-    return CacheGroup("kv", "paged", config.num_layers, PAGE, dtype, shape, record_bytes)
+    return CacheGroup("kv", "paged", layers, PAGE, dtype, shape, record_bytes)
 
 
 def plan_window(model: Source) -> int:
-    """The most that any layer looks back; 0 if one looks back to the first token."""
+    """The most that any layer looks back; 0 if one looks back to the first token, as encoders all do."""
+    if model.arch.kind == ENCODER:
+        return 0
     return 0 if 0 in model.config.windows else max(model.config.windows)
 
 
@@ -114,19 +127,18 @@ def function_info(name: str, lowered: Lowered, max_tokens: int) -> FunctionInfo:
     return FunctionInfo(name, orders.pop(), tuple(instances))
 
 
-def memory_info(weights_bytes: int, workspace_bytes: int, cache: CacheGroup, vocab_size: int) -> MemoryInfo:
-    """Bytes known before loading, and how they add up."""
+def memory_info(weights_bytes: int, workspace_bytes: int, cache: CacheGroup, logits: int) -> MemoryInfo:
+    """Bytes known before loading, and how they add up; `logits` of each row."""
     formula = (
         f"weights {weights_bytes} + workspace {workspace_bytes} + pages * {cache.record_bytes} "
-        f"(one page holds {cache.page_tokens} tokens) + logits rows * {4 * vocab_size}"
+        f"(one page holds {cache.page_tokens} tokens) + logits rows * {4 * logits}"
     )
     return MemoryInfo(weights_bytes, workspace_bytes, cache.record_bytes, formula)
 
 
-def generation_defaults(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def generation_defaults(file: bytes | None, raw: dict[str, Any]) -> dict[str, Any]:
     """generation_config.json with the end tokens (its own, else the config's) as a list `eos_token_ids`."""
-    file = path / "generation_config.json"
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: dict[str, Any] = json.loads(file) if file is not None else {}
     eos = found.get("eos_token_id", raw.get("eos_token_id"))
     found["eos_token_ids"] = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
     return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import ml_dtypes
 import numpy as np
 
 from ..ir_passes.lift_weights import LiftedWeight, Recipe, evaluate, parameter_name
-from ..models.weights import TensorSource
-from ..schedules.layouts.scheme import weight_format
-from .quant import quantize
+from ..models.weights import Parameters
+from ..schedules.layouts.scheme import WeightFormat, weight_format
+from .quant.encode import RowSource, assemble, encoded_rows, stacked
+from .quant.keep import kept_rows
 
 NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -18,18 +19,19 @@ NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dty
 class WeightWriter:
     """The weights of an artifact as (name, dtype, shape), and the means to produce each.
 
-    Parameters are read from the checkpoint by `names`; matrices in `dtypes`, norm weights and biases as float32. A bfloat16
-    weight is stored as such, while compiled code sees its bits as uint16.
+    Matrices are read in `dtypes`, norm weights and biases as float32. A bfloat16 weight is stored as such, while compiled code
+    sees its bits as uint16. `kept` are pairs of a parameter and a weight format that has the checkpoint's own codes.
     """
 
     def __init__(
         self,
         lifted: Mapping[str, LiftedWeight],
-        checkpoint: TensorSource,
-        names: Mapping[str, str],
+        parameters: Parameters,
         dtypes: Mapping[str, str],
+        kept: Container[tuple[str, str]] = (),
     ) -> None:
-        self._lifted, self._checkpoint, self._names, self._dtypes = lifted, checkpoint, names, dtypes
+        self._kept = kept
+        self._lifted, self._parameters, self._dtypes = lifted, parameters, dtypes
         self._encoded: tuple[tuple[str, str, int], dict[str, np.ndarray]] | None = None
         self.specs = [(name, self._stored_dtype(weight), weight.shape) for name, weight in lifted.items()]
 
@@ -43,13 +45,22 @@ class WeightWriter:
         key = parameter_name(source), attrs["format"], attrs["parts"]
         if self._encoded is None or self._encoded[0] != key:
             self._encoded = None  # first make room
-            matrix = evaluate(source, self._read)
-            self._encoded = key, quantize(matrix, weight_format(attrs["format"]), parts=attrs["parts"], name=key[0])
+            params, fmt = _sources(source), weight_format(attrs["format"])
+            heights = [self._parameters.specs[param].shape[0] for param in params]
+            rows, columns = sum(heights), self._parameters.specs[params[0]].shape[1]
+            matrix = stacked([self._rows(param, fmt) for param in params], heights)
+            self._encoded = key, assemble(matrix, fmt, rows, columns, attrs["parts"], key[0])
         return self._encoded[1][attrs["array"]]
 
+    def _rows(self, param: str, fmt: WeightFormat) -> RowSource:
+        """The rows of one matrix in a weight format: with the checkpoint's codes, or quantized here."""
+        if (param, fmt.name) in self._kept:
+            return kept_rows(self._parameters.read_quantized(param), fmt, self._parameters.names[param])
+        return encoded_rows(self._read(param), fmt, param)
+
     def _read(self, param: str) -> np.ndarray:
-        dtype = np.dtype(NUMPY_DTYPES[self._dtypes.get(param, "float32")])
-        array = self._checkpoint.read(self._names[param])
+        dtype = np.dtype(NUMPY_DTYPES.get(name := self._dtypes.get(param, "float32"), name))
+        array = self._parameters.read(param)
         return array if array.dtype == dtype else array.astype(dtype)
 
     def _stored_dtype(self, weight: LiftedWeight) -> str:

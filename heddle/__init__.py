@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from .beam import BeamSearchParams
     from .compiler.driver import compile_model
     from .compiler.driver import compile_model as compile
+    from .compiler.torch_export.compile import compile_torch
     from .llm import LLM, load
     from .runtime.errors import HeddleError
+    from .runtime.module import Module, load_module
     from .runtime.outputs import RequestOutput
     from .runtime.sampling import SamplingParams
     from .runtime.structured.params import Structured
@@ -25,6 +27,9 @@ _HOMES = {
     "BeamSearchParams": (".beam", "BeamSearchParams"),
     "compile": (".compiler.driver", "compile_model"),
     "compile_model": (".compiler.driver", "compile_model"),
+    "compile_torch": (".compiler.torch_export.compile", "compile_torch"),
+    "load_module": (".runtime.module", "load_module"),
+    "Module": (".runtime.module", "Module"),
     "SamplingParams": (".runtime.sampling", "SamplingParams"),
     "Structured": (".runtime.structured.params", "Structured"),
     "RequestOutput": (".runtime.outputs", "RequestOutput"),
@@ -40,13 +45,16 @@ __all__ = [
     "BeamSearchParams",
     "EngineDeadError",
     "HeddleError",
+    "Module",
     "RequestOutput",
     "SamplingParams",
     "Structured",
     "__version__",
     "compile",
     "compile_model",
+    "compile_torch",
     "load",
+    "load_module",
 ]
 
 

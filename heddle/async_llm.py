@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .arguments import Prompt
-from .embed import Pool
 from .engine_thread import AbortedError, EngineDeadError, EngineThread, Stream
 from .increments import Increments
 from .llm import LLM
@@ -144,13 +143,26 @@ class AsyncLLM:
         )
         return self._serve(request, Increments(request, output_kind))
 
-    async def embed(self, prompt: Prompt, pooling: str = "mean", normalize: bool = True, **options: Any) -> np.ndarray:
-        """The embedding float32[hidden] of a text or token ids, as `LLM.embed` gives it.
+    def text_length(self, truncate_prompt_tokens: int | None) -> int | None:
+        """The tokens at which `embed` cuts a text, None where it does not."""
+        return self._thread.llm.poolings.truncation(truncate_prompt_tokens, self._engine.admission.longest_text)
+
+    async def embed(
+        self,
+        prompt: Prompt,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        *,
+        truncate_prompt_tokens: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """The embedding float32[width] of a text or token ids, as `LLM.embed` gives it.
 
         `options`: request_id, priority, tenant, timeout, salt.
         """
-        pool = Pool(pooling, normalize)
-        stream = self._begin(self._prompts.embedding(prompt, pool, **options))
+        pool = self._thread.llm.poolings.pool(pooling, normalize)
+        truncate = self.text_length(truncate_prompt_tokens)
+        stream = self._begin(self._prompts.embedding(prompt, pool, truncate, **options))
         step: StepOutput | None = None
         try:
             while step is None or not step.finished:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .arguments import Prompt, about, option_list, params_list, progress_bar, prompt_list, template_text
 from .beam import BeamSearchParams, Search
-from .embed import Pool
+from .embed import Poolings
 from .offline import feeder
 from .opening import Quant, find_artifact, identity, pool_bytes, swap_bytes
 from .prompts import Messages, Prompts, needed
@@ -52,6 +52,7 @@ class LLM:
     trace: a file for the trace that `heddle replay` reads; it holds the tokens of all prompts and texts.
     chat_template: the text of a template, or its file, instead of the model's own.
     random_weights: a seed for random weights instead of the checkpoint's (a config.json is enough then).
+    model_file: a Python file that registers the model's architecture, where Heddle does not know it (docs/tutorial_family.md).
     verify: "quick" hashes the artifact's small files, "full" all.
     progress: called with (what, done, total) while compiling.
     """
@@ -78,6 +79,7 @@ class LLM:
         trace: str | Path | None = None,
         chat_template: str | Path | None = None,
         random_weights: int | None = None,
+        model_file: str | Path | None = None,
         verify: str = "quick",
         progress: Callable[[str, int, int], None] | None = None,
         **unknown: Any,
@@ -85,8 +87,9 @@ class LLM:
         options = [name for name in LLM.__init__.__annotations__ if name not in ("unknown", "return")]
         check_keywords("LLM", unknown, options)
         swap, template = swap_bytes(preemption, swap_memory), template_text(chat_template)
-        fixed = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
-        self.artifact = find_artifact(Path(path), fixed | {"quant": quant}, random_weights, verify, progress)
+        fixed: dict[str, Any] = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
+        fixed |= {"quant": quant, "model_file": model_file}
+        self.artifact = find_artifact(Path(path), fixed, random_weights, verify, progress)
         has_tokenizer = self.artifact.file(TOKENIZER_FILE).is_file()
         self.tokenizer = Tokenizer.load(self.artifact.path, template) if has_tokenizer else None
         pool = pool_bytes(self.artifact, kv_memory, context_length)
@@ -107,6 +110,7 @@ class LLM:
             trace=trace,
         )
         self.prompts = Prompts(self.engine, self.tokenizer, self.artifact.path)
+        self.poolings = Poolings.load(self.artifact)
         self._sinks: dict[str, Callable[[StepOutput], None]] = {}
 
     @property
@@ -237,22 +241,28 @@ class LLM:
     def embed(
         self,
         prompts: Prompt | Sequence[Prompt],
-        pooling: str = "mean",
-        normalize: bool = True,
+        pooling: str | None = None,
+        normalize: bool | None = None,
         progress: bool = False,
+        *,
+        truncate_prompt_tokens: int | None = None,
     ) -> np.ndarray:
-        """Embeddings float32[n, hidden] of texts or token ids: the final hidden states, pooled.
+        """Embeddings float32[n, width] of texts or token ids: the final hidden states, pooled.
 
-        pooling: the "mean" over all tokens, or the "last" token's. `normalize` scales each to length 1.
+        pooling: the "mean" over all tokens, the first token's ("cls"), the "last" token's, or BERT's "pooler" where the model has
+        one. `normalize` scales each to length 1. None: as the model's makers say (the files of sentence-transformers), else the
+        mean, of length 1. truncate_prompt_tokens: cut what is longer; -1 cuts at the length that the makers say, else at the
+        longest that the model takes. None refuses it.
         """
-        pools: list[Pool] = []
+        pools = []
         requests = []
+        truncate = self.poolings.truncation(truncate_prompt_tokens, self.engine.admission.longest_text)
         for i, prompt in enumerate(prompt_list(prompts)):
             with about(f"prompts[{i}]"):
-                pools.append(Pool(pooling, normalize))
-                requests.append(self.prompts.embedding(prompt, pools[-1]))
+                pools.append(self.poolings.pool(pooling, normalize))
+                requests.append(self.prompts.embedding(prompt, pools[-1], truncate))
         self._complete(requests, progress)
-        width = self.artifact.manifest.model.hidden_size
+        width = self.poolings.width(pooling)
         return np.array([pool.vector() for pool in pools], np.float32).reshape(len(pools), width)
 
     def stream_logits(

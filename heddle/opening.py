@@ -11,7 +11,7 @@ from .arguments import byte_count, memory_share
 from .runtime.artifact import Artifact, is_artifact, open_artifact
 from .runtime.errors import RequestError
 from .runtime.kv_memory import share_bytes
-from .runtime.manifest import LIBRARY_FILE
+from .runtime.manifest import ENCODER, LIBRARY_FILE
 from .runtime.request import pages_for
 
 Quant = str | Mapping[str, str] | None
@@ -42,7 +42,8 @@ def find_artifact(
     if "quant" in wanted:
         _check_schemes(artifact, wanted.pop("quant"))
     if random_weights is not None:
-        wanted["random_weights"], found["random_weights"] = random_weights, "not an option of artifacts"
+        wanted["random_weights"] = random_weights
+    found |= dict.fromkeys(("random_weights", "model_file"), "not an option of artifacts")
     for name, value in wanted.items():
         if value != found[name]:
             raise RequestError(
@@ -55,17 +56,25 @@ def find_artifact(
 
 def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:
     """RequestError where an artifact was quantized in another way than `quant` says."""
-    from .compiler.quant import choose_schemes, names
+    from .compiler.quant import choose, names
+    from .models.quant_tensor import QuantInfo
 
     manifest = artifact.manifest
-    found = manifest.model.schemes
-    tables = [set(manifest.function(name).params) for name in ("embed", "head")]
-    shared = {"lm_head": "embed"} if tables[0] & tables[1] else {}
-    wanted = names(choose_schemes(quant, {site: shared.get(site, site) for site in found}), found)
+    found, quantized = manifest.model.schemes, manifest.model.quantized
+    stored = {site: QuantInfo(info.label, info.holds, info.suggests) for site, info in quantized.items()}
+    tables = {f.name: set(f.params) for f in manifest.functions}
+    shared = {"lm_head": "embed"} if tables["embed"] & tables.get("head", set()) else {}
+    choice = choose(quant, {site: shared.get(site, site) for site in found}, stored)
+    wanted = names(choice.schemes, found)
     for site, scheme in found.items():
-        if wanted[site] != scheme:
+        kept = site in quantized and quantized[site].kept
+        if wanted[site] != scheme or kept != (site in choice.kept):
+            was, asked = (
+                f"{name!r}" + " with the codes of the checkpoint" * keeps
+                for name, keeps in ((scheme, kept), (wanted[site], site in choice.kept))
+            )
             raise RequestError(
-                f"{artifact.path} was compiled with the scheme {scheme!r} at {site}, asked for is {wanted[site]!r}",
+                f"{artifact.path} was compiled with the scheme {was} at {site}, asked for is {asked}",
                 "this is fixed when a model is compiled",
                 "leave quant out, or compile the model again with it",
             )
@@ -79,11 +88,12 @@ def identity(artifact: Artifact) -> bytes:
 
 
 def pool_bytes(artifact: Artifact, kv_memory: int | str | None, context_length: int | None) -> int | None:
-    """Bytes of the KV pool, None for the runner's default (two full contexts); a shorter context makes it smaller."""
+    """Bytes of the KV pool, None for the runner's default; that of a decoder is two full contexts, smaller with a shorter one."""
     if kv_memory is not None:
         share = memory_share(kv_memory)
         return byte_count("kv_memory", kv_memory, "'50%'") if share is None else share_bytes(artifact, share)
-    if context_length is None or context_length < 1:  # the engine refuses the latter
+    encoder = artifact.manifest.model.kind == ENCODER
+    if context_length is None or context_length < 1 or encoder:  # the engine refuses the second
         return None
     group = artifact.manifest.caches[0]
     tokens = min(context_length, artifact.manifest.model.context_length)

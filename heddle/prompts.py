@@ -83,7 +83,9 @@ class Prompts:
             )
         return text
 
-    def embedding(self, prompt: Prompt, pool: Pool, **options: Any) -> Request:
-        """A request whose hidden states go to `pool`."""
-        ids = token_array(self.token_ids(prompt), self._engine.runner.info.vocab_size)
+    def embedding(self, prompt: Prompt, pool: Pool, truncate: int | None = None, **options: Any) -> Request:
+        """A request whose hidden states go to `pool`. With `truncate` no more than so many tokens count, the frame included."""
+        if truncate is not None and isinstance(prompt, str):
+            prompt = self.tokenizer.encode_start(prompt, truncate)
+        ids = token_array(self.token_ids(prompt), self._engine.runner.info.vocab_size)[:truncate]
         return self._engine.prepare_pooling(ids, pool, first=pool.first(len(ids)), **options)

@@ -3,6 +3,7 @@
     q, k, v = split(y); q' = rope(q); k' = rope(k); cache' = kv_append(k', v, cache)
       -->  cache', q' = rope_append(y, cache)
 
+The same where the heads of q and k are RMS-normalised before the rotation (Qwen3, Gemma 3): rope_append(y, cache, wq, wk).
 The projection is read once and k goes straight to its page. The arithmetic is the same, so the bits are.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..schedules.compat import ir, relax
-from .dialect import attr, kv_append_op, rope_append_op, rope_op
+from .dialect import attr, kv_append_op, rms_norm_op, rope_append_op, rope_op, shape_of
 from .passes import PassLog
 from .straightline import DROP, Rewriter, rewrite_functions
 
@@ -48,12 +49,14 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
         if var not in rotated_query:
             return None
         key, _, plan, cache = value.args
-        query = rewriter.value(rotated_query[var])
-        table = rewriter.value(key).args[1]
-        projection = rewriter.value(rewriter.value(query.args[0]).tuple_value).args[0]
+        query, key = rewriter.value(rotated_query[var]), rewriter.value(key)
+        (part, q_norm), (_, k_norm) = _unnormed(rewriter, query.args[0]), _unnormed(rewriter, key.args[0])
+        projection = rewriter.value(part.tuple_value).args[0]
+        weights = [norm.args[1] for norm in (q_norm, k_norm) if norm is not None]
         attrs = {n: attr(value, n) for n in ("layer", "kv_heads", "head_dim", "max_tokens", "max_seqs")}
         attrs |= {"heads": attr(query, "heads"), "interleaved": attr(query, "interleaved")}
-        args = [rewriter.new(a) for a in (projection, table, plan, cache)]
+        attrs["norm_eps"] = attr(q_norm, "eps") if q_norm is not None else 0.0
+        args = [rewriter.new(a) for a in (projection, key.args[1], plan, cache, *weights)]
         both = rewriter.emit(rope_append_op(*args, **attrs))
         rewriter.provide(rotated_query[var], rewriter.emit(relax.TupleGetItem(both, 1), rotated_query[var].name))
         return relax.TupleGetItem(both, 0)
@@ -68,7 +71,7 @@ def _match(rewriter: Rewriter, append_var: relax.Var, append: relax.Call) -> tup
     key, value = rewriter.value(append.args[0]), rewriter.value(append.args[1])
     if not rope_op.matches(key):
         return None, "k is not rotated right before it is appended"
-    key_part = rewriter.value(key.args[0])
+    key_part, key_norm = _unnormed(rewriter, key.args[0])
     if not all(isinstance(part, relax.TupleGetItem) for part in (key_part, value)):
         return None, "k and v are not parts of one projection"
     parts = key_part.tuple_value
@@ -78,21 +81,50 @@ def _match(rewriter: Rewriter, append_var: relax.Var, append: relax.Call) -> tup
     if (key_part.index, value.index, len(split.ty.fields)) != (1, 2, 3):
         return None, "the projection's parts are not q, k and v in this order"
     queries = [
-        user
-        for item in rewriter.users(parts)
-        if rewriter.value(item).index == 0
-        for user in rewriter.users(item)
-        if rope_op.matches(rewriter.value(user))
+        var
+        for var, value in rewriter.bindings
+        if rope_op.matches(value) and _is_part(_unnormed(rewriter, value.args[0])[0], parts, 0)
     ]
     if len(queries) != 1:
         return None, "q is not rotated exactly once"
     query = rewriter.value(queries[0])
     if not query.args[1].same_as(key.args[1]) or attr(query, "interleaved") != attr(key, "interleaved"):
         return None, "q and k are rotated differently"
-    if any(len(rewriter.users(v)) > 1 for v in (append.args[0], append.args[1], key.args[0], query.args[0])):
+    query_norm = _unnormed(rewriter, query.args[0])[1]
+    reason = _norm_obstacle(query, query_norm, key, key_norm)
+    if reason:
+        return None, reason
+    inner = [norm.args[0] for norm in (query_norm, key_norm) if norm is not None]
+    if any(len(rewriter.users(v)) > 1 for v in (*append.args[:2], key.args[0], query.args[0], *inner)):
         return None, "k, v or q before rotation is used elsewhere too"
     order = [var for var, _ in rewriter.bindings]
     first_use = min(order.index(user) for user in rewriter.users(queries[0]))
     if first_use < order.index(append_var):
         return None, "the rotated q is needed before the append"
     return queries[0], ""
+
+
+def _unnormed(rewriter: Rewriter, var: relax.Expr) -> tuple[relax.Expr, relax.Call | None]:
+    """What a variable is bound to, or, where that is an RMSNorm, what it normalises; and the norm."""
+    value = rewriter.value(var)
+    if rms_norm_op.matches(value):
+        return rewriter.value(value.args[0]), value
+    return value, None
+
+
+def _is_part(value: relax.Expr, parts: relax.Var, index: int) -> bool:
+    return isinstance(value, relax.TupleGetItem) and value.index == index and value.tuple_value.same_as(parts)
+
+
+def _norm_obstacle(query: relax.Call, q_norm: relax.Call | None, key: relax.Call, k_norm: relax.Call | None) -> str:
+    """Why the kernel cannot normalise q and k on the way."""
+    if q_norm is None and k_norm is None:
+        return ""
+    if q_norm is None or k_norm is None:
+        return "only one of q and k is normalised"
+    if attr(q_norm, "eps") != attr(k_norm, "eps"):
+        return "q and k are normalised with different eps"
+    for rope, norm in ((query, q_norm), (key, k_norm)):
+        if attr(norm, "groups") != attr(rope, "heads") or shape_of(norm.args[1])[0] != attr(rope, "head_dim"):
+            return "q and k are not normalised head by head with one weight"
+    return ""

@@ -22,6 +22,7 @@ from .passes import PassLog
 from .straightline import DROP, Rewriter, rewrite_functions
 
 CONCAT = ir.Op.get("relax.concat")
+ADD = ir.Op.get("relax.add")
 RECIPES = "heddle.weights"
 WEIGHT_OPS = (pack_weight, pad_vector, quantize_weight)
 
@@ -30,7 +31,7 @@ Recipe = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LiftWeights:
-    """Lift `concat` and the ops on weights (WEIGHT_OPS) of parameters. `num_input` of a function separates inputs from weights."""
+    """Lift `concat`, `add` and the ops on weights (WEIGHT_OPS) of parameters. `num_input` of a function separates inputs from weights."""
 
     name: str = "lift_weights"
 
@@ -105,13 +106,16 @@ def _recipe(value: relax.Expr, known: dict[relax.Var, Recipe]) -> Recipe | None:
     """The recipe of a weight-only expression, else None."""
     if not isinstance(value, relax.Call):
         return None
+    attrs: Recipe = {}
     if value.op == CONCAT:
-        args, name, attrs = list(value.args[0].fields), "concat", {}
+        args, name = list(value.args[0].fields), "concat"
         if int(value.attrs.axis) != 0:
             return None
+    elif value.op == ADD:
+        args, name = list(value.args), "add"
     elif any(op.matches(value) for op in WEIGHT_OPS):
         args, name = list(value.args), str(value.op.name)
-        attrs = {key: attr(value, key) for key in value.attrs.keys()}  # noqa: SIM118 (not a dict)
+        attrs |= {key: attr(value, key) for key in value.attrs.keys()}  # noqa: SIM118 (not a dict)
     else:
         return None
     if not all(isinstance(a, relax.Var) and a in known for a in args):
@@ -124,7 +128,7 @@ def parameter_name(recipe: Recipe) -> str:
     if "source" in recipe:
         return recipe["source"]
     names = [parameter_name(a) for a in recipe["args"]]
-    if recipe["op"] == "concat":
+    if recipe["op"] in ("concat", "add"):
         return _joined(names)
     attrs = recipe["attrs"]
     if recipe["op"] == quantize_weight.name:
@@ -159,4 +163,6 @@ def evaluate(
     args = [evaluate(a, read, quantized) for a in recipe["args"]]
     if recipe["op"] == "concat":
         return np.concatenate(args, axis=0)
+    if recipe["op"] == "add":
+        return args[0] + args[1]
     return OPS[recipe["op"]].reference(*args, **recipe["attrs"])[0]

@@ -1,10 +1,11 @@
-"""Merge linears that share their input into one linear and a split: q, k and v; gate and up.
+"""Merge linears of a module that share their input into one linear and a split: q, k and v; gate and up.
 
     q = linear(x, wq); k = linear(x, wk); v = linear(x, wv)
       -->  y = linear(x, concat(wq, wk, wv)); q, k, v = split(y)
 
 One pass over the activations, one parallel region, longer streams of weights. The concatenation is a weight-only expression
-and is lifted to compile time. Outputs of a linear are independent chains, so the merge changes no bit.
+and is lifted to compile time. Outputs of a linear are independent chains, so the merge changes no bit. Where attention and
+feed-forward layer read the same input (parallel residuals), each keeps a linear of its own: what follows them differs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .straightline import DROP, Rewriter, rewrite_functions
 
 @dataclasses.dataclass(frozen=True)
 class MergeLinears:
-    """Merge all linears of one input and one quantization scheme that agree in weight dtype and in having a bias."""
+    """Merge all linears of one input, one module and one quantization scheme that agree in weight dtype and in having a bias."""
 
     name: str = "merge_linears"
 
@@ -29,10 +30,11 @@ class MergeLinears:
 
 def _merge(func: relax.Function, log: PassLog) -> relax.Function:
     rewriter = Rewriter(func)
-    groups: dict[tuple[relax.Var, str], list[tuple[relax.Var, relax.Call]]] = {}
+    groups: dict[tuple[relax.Var, str, str], list[tuple[relax.Var, relax.Call]]] = {}
     for var, value in rewriter.bindings:
         if linear_op.matches(value):
-            groups.setdefault((value.args[0], attr(value, "scheme")), []).append((var, value))
+            module = attr(value, "site").rpartition(".")[0]
+            groups.setdefault((value.args[0], module, attr(value, "scheme")), []).append((var, value))
 
     leader: dict[relax.Var, list[tuple[relax.Var, relax.Call]]] = {}
     followers: set[relax.Var] = set()
@@ -71,7 +73,7 @@ def _merge(func: relax.Function, log: PassLog) -> relax.Function:
 
 def _obstacle(calls: list[relax.Call]) -> str:
     if len(calls) == 1:
-        return "no other linear of its scheme reads the same input"
+        return "no other linear of its module and scheme reads the same input"
     dtypes = {str(call.args[1].ty.dtype) for call in calls}
     if len(dtypes) > 1:
         return f"the weights are stored in different dtypes: {', '.join(sorted(dtypes))}"
@@ -84,7 +86,5 @@ def _obstacle(calls: list[relax.Call]) -> str:
 def _merged_site(sites: list[str]) -> str:
     """`layers.0.attn.q`, `layers.0.attn.k` -> `layers.0.attn.q+k`."""
     prefix = sites[0].rpartition(".")[0]
-    if all(site.rpartition(".")[0] == prefix for site in sites):
-        last = "+".join(site.rpartition(".")[2] for site in sites)
-        return f"{prefix}.{last}" if prefix else last
-    return "+".join(sites)
+    last = "+".join(site.rpartition(".")[2] for site in sites)
+    return f"{prefix}.{last}" if prefix else last

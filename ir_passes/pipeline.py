@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..schedules.compat import ir, relax, tvm
 from ..schedules.target import TargetProfile, profile_scope
@@ -23,6 +23,9 @@ from .passes import ModulePass, PassLog
 from .specialize_rows import SpecializeRows
 from .straightline import name_of
 from .tag_noalias import TagNoAlias
+
+WITH_KERNELS = ("legalize", "schedule_loops")
+"""The phases after which kernels are printed with the module's text: they do not change behind these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,15 @@ def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
         # Dialect to kernels.
         TvmPasses("legalize", (transform.LegalizeOps(), transform.BundleModelParams("weights"))),
         MemoryBounds(max_tokens),
-        # Relax to virtual machine code: what relax.build's default does, without its fusion and its schedules.
+        *virtual_machine(),
+        TagNoAlias(),
+    ]
+
+
+def virtual_machine() -> list[ModulePass]:
+    """Relax to virtual machine code: what relax.build's default does, without its fusion and its schedules."""
+    transform = relax.transform
+    return [
         TvmPasses(
             "lower_calls",
             (
@@ -77,7 +88,6 @@ def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
                 transform.AttachGlobalSymbol(),
             ),
         ),
-        TagNoAlias(),
     ]
 
 
@@ -107,10 +117,15 @@ def lower(
     `schemes` names the quantization scheme of each site that has one. Raises RuntimeError naming the phase where the module
     stops being well-formed.
     """
+    return run(mod, profile, phases(max_tokens, schemes or {}), keep_texts=keep_texts)
+
+
+def run(mod: ir.IRModule, profile: TargetProfile, phases: Sequence[ModulePass], *, keep_texts: bool = True) -> Lowered:
+    """Apply phases in order, with the checks and records that `Lowered` has. Raises as `lower` does."""
     out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}, {}, {})
     log = out.log
     with profile_scope(profile), profile.tvm_target(), tvm.transform.PassContext(opt_level=3):
-        for phase in phases(max_tokens, schemes or {}):
+        for phase in phases:
             start = time.perf_counter()
             log.phase = phase.name
             mod = phase(mod, log)
@@ -121,7 +136,7 @@ def lower(
             if phase.name == "plan_memory":
                 out.workspace = workspace_bytes(mod)
             if keep_texts:
-                out.texts.append((phase.name, text_of(mod, kernels=phase.name == "legalize")))
+                out.texts.append((phase.name, text_of(mod, kernels=phase.name in WITH_KERNELS)))
             out.seconds[phase.name] = time.perf_counter() - start
     out.mod = mod
     return out

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from ..runtime import chat_template
+from ..runtime.manifest import ENCODER
 from ..runtime.memory import available_memory, size_text
-from .checkpoint import open_checkpoint
-from .config import load_config
+from ..schedules.layouts.scheme import weight_format
+from .pooling import read_pooling
 from .problems import ModelError, Problem, error
 from .registry import FamilyConfig, architecture
-from .weights import TensorSource, match_weights
+from .source import Verifiable, open_source
+from .weights import TensorInfo, TensorSource, match_weights
 
 
 def check_model(path: str | Path) -> list[Problem]:
@@ -22,9 +26,9 @@ def check_model(path: str | Path) -> list[Problem]:
 
     The list is empty of errors where the model can be compiled. Weight values are not judged.
     """
-    path = Path(path)
+    source = open_source(path)
     try:
-        raw = load_config(path)
+        raw = source.config()
     except ModelError as exception:
         return list(exception.problems)
     problems: list[Problem] = []
@@ -35,22 +39,33 @@ def check_model(path: str | Path) -> list[Problem]:
     except ModelError as exception:
         problems += exception.problems
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = source.checkpoint()
         if config is not None:
             match = match_weights(family.weights(config), checkpoint, ignored=family.ignored)
             problems += [Problem("note", note) for note in match.notes]
-            problems += _check_memory(config, checkpoint)
+            problems += _check_memory(config, checkpoint, family.kind)
+        if isinstance(source, Verifiable):
+            problems += source.verify()
     except ModelError as exception:
         problems += exception.problems
-    return problems + _check_tokenizer(path, config) + _check_generation(path)
+    try:
+        files = source.files()
+    except ModelError as exception:
+        return problems + list(exception.problems)
+    problems += _check_pooling(files, source.path)
+    return (
+        problems
+        + _check_tokenizer(files.get("tokenizer.json"), config)
+        + _check_template(files)
+        + _check_generation(files)
+    )
 
 
-def _check_memory(config: FamilyConfig, checkpoint: TensorSource) -> list[Problem]:
+def _check_memory(config: FamilyConfig, checkpoint: TensorSource, kind: str) -> list[Problem]:
     """What weights and KV cache take, against what this machine has."""
-    widths = {"float32": 4, "float16": 2, "bfloat16": 2}
-    counts = ((info, _count(info.shape)) for info in checkpoint.tensors.values())
-    weights = sum(count * widths.get(info.dtype, 0) for info, count in counts)
-    token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 2
+    weights = sum(map(_weight_bytes, checkpoint.tensors.values()))
+    layers = 1 if kind == ENCODER else config.num_layers  # whose keys and values are kept
+    token = 2 * layers * config.num_kv_heads * config.head_dim * 2
     sequence = token * config.context_length
     available, source = available_memory()
     text = (
@@ -68,22 +83,33 @@ def _check_memory(config: FamilyConfig, checkpoint: TensorSource) -> list[Proble
     return problems
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
-def _check_tokenizer(path: Path, config: FamilyConfig | None) -> list[Problem]:
-    """Whether tokenizer.json can be read and fits the vocabulary."""
-    file = (path if path.is_dir() else path.parent) / "tokenizer.json"
-    if not file.is_file():
-        fix = "save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        why = "prompts can then be given as token ids only"
-        return [Problem("warning", "there is no tokenizer.json", why, fix)]
+def _check_pooling(files: Mapping[str, bytes], path: Path) -> list[Problem]:
+    """Whether the files of sentence-transformers say something that can be done."""
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        read_pooling(files, path if path.is_dir() else path.parent)
+    except ModelError as exception:
+        return list(exception.problems)
+    return []
+
+
+def _weight_bytes(info: TensorInfo) -> int:
+    """Bytes of a weight as it is compiled where nothing else is asked for: quantized ones have a layout for their codes."""
+    name = info.quant and (info.quant.holds or info.quant.suggests)
+    bits = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0}.get(info.dtype, 0.0)
+    if name:
+        bits = weight_format(name).bits_per_weight(info.shape[-1])
+    return round(math.prod(info.shape) * bits / 8)
+
+
+def _check_tokenizer(file: bytes | None, config: FamilyConfig | None) -> list[Problem]:
+    """Whether tokenizer.json can be read and fits the vocabulary."""
+    if file is None:
+        kinds = "tokenizer.json, tokenizer.model, *.tiktoken, vocab.json with merges.txt, or vocab.txt"
+        fix = f"copy it from the model's origin: {kinds}"
+        why = "prompts can then be given as token ids only"
+        return [Problem("warning", "there is no tokenizer", why, fix)]
+    try:
+        tokenizer = Tokenizer.from_buffer(file)
     except Exception as exception:  # tokenizers raises bare Exception
         return [error("tokenizer.json cannot be read", str(exception), "download the file again")]
     top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -93,14 +119,41 @@ def _check_tokenizer(path: Path, config: FamilyConfig | None) -> list[Problem]:
     return []
 
 
-def _check_generation(path: Path) -> list[Problem]:
+def _check_template(files: Mapping[str, bytes]) -> list[Problem]:
+    """Whether the chat template makes a text of a short conversation. That it has something against it is its good right."""
+    try:
+        found = json.loads(files.get("tokenizer_config.json", b"{}")).get("chat_template")
+    except (ValueError, AttributeError) as exception:
+        return [error("tokenizer_config.json cannot be read", str(exception), "download the file again")]
+    own = files.get("chat_template.jinja")
+    listed = (
+        [own.decode()]
+        if own is not None
+        else [part.get("template") for part in found]
+        if isinstance(found, list)
+        else [found]
+    )
+    variables = {"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": True}
+    frame = {"bos_token": "", "eos_token": ""}
+    problems = []
+    for template in listed:
+        try:
+            if isinstance(template, str):
+                chat_template.render(template, {**variables, **frame})
+        except chat_template.TemplateError as exception:
+            if exception.kind in ("TemplateSyntaxError", "SecurityError", *chat_template.BOUNDS):
+                fix = "give another template (`heddle serve --chat-template`), or complete prompts"
+                problems.append(Problem("warning", "the chat template cannot be used", str(exception), fix))
+    return problems
+
+
+def _check_generation(files: Mapping[str, bytes]) -> list[Problem]:
     """Whether generation_config.json, if there is one, is an object."""
-    file = (path if path.is_dir() else path.parent) / "generation_config.json"
-    if not file.is_file():
+    if "generation_config.json" not in files:
         return []
     why, fix = "it must be a JSON object", "download the file again"
     try:
-        value: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        value: Mapping[str, Any] = json.loads(files["generation_config.json"])
     except ValueError as exception:
         value, why = [], str(exception)  # type: ignore[assignment]
     return [] if isinstance(value, dict) else [error("generation_config.json cannot be read", why, fix)]

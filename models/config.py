@@ -21,7 +21,7 @@ _IGNORED = {
         _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
         _flash_attn_2_enabled _from_model_config _name_or_path attn_implementation auto_map chunk_size_feed_forward
         cross_attention_hidden_size custom_pipelines experts_implementation id2label is_decoder
-        keys_to_ignore_at_inference label2id license
+        cache_implementation keys_to_ignore_at_inference label2id license
         max_sequence_length model_max_length name_or_path num_labels output_attentions output_hidden_states prefix
         pruned_heads return_dict tie_encoder_decoder tokenizer_class torchscript transformers.js_config
         transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache""",
@@ -95,6 +95,11 @@ def _why_no_config(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir())
     listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f"it has no config.json, only: {listing}" if names else "it is empty"
+
+
+def renamed(raw: Mapping[str, Any], names: Mapping[str, str]) -> RawConfig:
+    """A config under other names: those of GPT-2 are older than the ones that families share."""
+    return {names.get(key, key): value for key, value in raw.items()}
 
 
 class ConfigReader:
@@ -174,6 +179,13 @@ class ConfigReader:
         else:
             return value
         return choices[0]
+
+    def fixed(self, key: str, *values: Any) -> None:
+        """A key that may be absent or have one of these values: what the others mean is not supported."""
+        given = self.get(key, None)
+        if given is not None and not any(given == value and type(given) is type(value) for value in values):
+            what = f'config key "{self.where}{key}" is {json.dumps(given, default=str)[:80]}'
+            self.bad(key, what, f"supported: {', '.join(json.dumps(value) for value in values) or 'null'}")
 
     def _wrong(self, key: str, value: Any, expected: str) -> None:
         if value is None and key in self._bad:

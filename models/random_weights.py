@@ -11,6 +11,7 @@ from statistics import NormalDist
 import ml_dtypes
 import numpy as np
 
+from .quant_tensor import QuantTensor
 from .weights import FLOAT_DTYPES, TensorInfo, WeightSpec
 
 STANDARD_DEVIATION = 0.02  # what transformers initialises linears and embeddings with
@@ -33,15 +34,18 @@ class RandomCheckpoint:
         if seed < 0:
             raise ValueError(f"the seed of random weights is {seed}; it must not be negative")
         self.seed, self.dtype = seed, dtype
-        self.tensors = {spec.source[0]: TensorInfo(dtype, spec.shape) for spec in specs.values()}
-        self._norms = {
-            spec.source[0] for spec in specs.values() if spec.kind == "vector" and not spec.source[0].endswith("bias")
+        stored = [(name, spec) for spec in specs.values() for name in spec.tensors(spec.source[0])]
+        self.tensors = {name: TensorInfo(dtype, spec.stored_shape) for name, spec in stored}
+        self._norms = {  # by the mean that makes weights of 1
+            name: 1 - spec.view.offset
+            for name, spec in stored
+            if spec.kind == "vector" and len(spec.shape) == 1 and not name.endswith("bias")
         }
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, generated anew at each call; KeyError where there is no such tensor."""
         shape = self.tensors[name].shape
-        mean, deviation = (1.0, NORM_DEVIATION) if name in self._norms else (0.0, STANDARD_DEVIATION)
+        mean, deviation = (self._norms[name], NORM_DEVIATION) if name in self._norms else (0.0, STANDARD_DEVIATION)
         table = _quantiles(mean, deviation, self.dtype)
         bits = table.view(np.uint16) if table.itemsize == 2 else table  # NumPy takes bfloat16 slowly
         out = np.empty(math.prod(shape), bits.dtype)
@@ -52,6 +56,10 @@ class RandomCheckpoint:
             drawn = source.random_raw(-(-len(part) // 4)).astype("<u8", copy=False).view(np.uint16)[: len(part)]
             np.take(bits, drawn, out=part, mode="clip")  # every index is in range; this mode writes in place
         return out.view(table.dtype).reshape(shape)
+
+    def read_quantized(self, name: str) -> QuantTensor:
+        """None of these tensors is quantized."""
+        raise KeyError(name)
 
     def identity(self) -> str:
         """Hex digest of the seed, the dtype, and every name and shape."""

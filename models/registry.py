@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..runtime.manifest import DECODER
 from ..runtime.plans import PlanLayout
 from ..schedules.compat import tvm
 from .problems import ModelError, error, nearest
 from .weights import WeightSpec
 
-FamilyConfig = Any  # a family's frozen dataclass; the fields that the compiler reads are those of LlamaConfig
+FamilyConfig = Any  # a family's frozen dataclass; the fields that the compiler reads are those of DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Architecture:
     `config(raw)` reads a raw config.json (ModelError lists all of its problems). `weights(config)` names every
     parameter of the exported functions with its place in the checkpoint; `ignored` is a regular expression of tensors
     that a checkpoint may hold beside these. `export(config, dtypes=..., kv_dtype=..., plan_layout=...)` gives an
-    IRModule with the functions `embed`, `body` and `head`.
+    IRModule with the functions `embed`, `body` and `head`. An `encoder` has no `head` and keeps one layer of keys and values;
+    `poolers` are the tensors' prefixes under which its checkpoints may have a pooler.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Architecture:
     weights: Callable[[FamilyConfig], dict[str, WeightSpec]]
     _export: Callable[[FamilyConfig, Mapping[str, str], str, PlanLayout], tvm.IRModule]
     ignored: str = ""
+    kind: str = DECODER
+    poolers: tuple[str, ...] = ()
 
     def export(
         self, config: FamilyConfig, *, dtypes: Mapping[str, str], kv_dtype: str, plan_layout: PlanLayout
@@ -55,8 +59,16 @@ def register(architecture: Architecture) -> Architecture:
 
 
 def architecture(raw: Mapping[str, Any]) -> Architecture:
-    """The architecture that a raw config names, by `architectures` or, where that is absent, by `model_type`."""
+    """The architecture that a raw config names, by `architectures` or, where that is absent, by `model_type`.
+
+    Where nothing known has that name, installed packages are asked (plugins.py).
+    """
     names, model_type = raw.get("architectures"), raw.get("model_type")
+    every = ARCHITECTURES.values()
+    if not any(a.name in names if isinstance(names, list) else a.model_type == model_type for a in every):
+        from .plugins import load_installed  # it imports this module
+
+        load_installed()
     known = ", ".join(sorted(ARCHITECTURES))
     fix = f"known architectures: {known}"
     if names is None and isinstance(model_type, str):

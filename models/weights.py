@@ -1,8 +1,8 @@
 """Weight names: a declarative table from parameters to tensors of a checkpoint, and the match of the two.
 
 A family writes one table. Names hold `{i}` where the layer's index goes, shapes are written in logical axes whose
-sizes the config gives, and a `when` names a field of the config that must be true. Everything that does not match is
-reported at once.
+sizes the config gives, a `part` says which rows of a fused projection are meant, and a `when` names a field of the config
+that must be true. Everything that does not match is reported at once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from .problems import Problem, error, nearest, raise_errors
+from .quant_tensor import QuantInfo, QuantTensor
+from .view import WHOLE, View
 
-Kind = Literal["linear", "embedding", "vector"]
+Kind = Literal["linear", "embedding", "table", "vector"]
+"""A matrix that multiplies, the tokens' table, another table (positions), or a norm weight or bias.
+
+Linears and the tokens' table can be quantized; vectors are float32 always."""
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a checkpoint: dtype (`float32`, `bfloat16`, ...) and shape."""
+    """A tensor of a checkpoint: dtype (`float32`, `bfloat16`, ...) and shape; what it is read as where it is quantized."""
 
     dtype: str
     shape: tuple[int, ...]
+    quant: QuantInfo | None = None
 
 
 class TensorSource(Protocol):
@@ -36,7 +42,10 @@ class TensorSource(Protocol):
         """Every tensor by name."""
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor; it may be read-only."""
+        """One tensor, dequantized; it may be read-only."""
+
+    def read_quantized(self, name: str) -> QuantTensor:
+        """One tensor whose info has `quant`, as it is stored."""
 
     def identity(self) -> str:
         """A digest that changes whenever the content may have changed."""
@@ -46,39 +55,93 @@ class TensorSource(Protocol):
 class WeightSpec:
     """Where a parameter comes from: the first of the names in `source` that a checkpoint has.
 
-    A checkpoint that stores it under several of these names must store the same values.
+    A checkpoint that stores it under several of these names must store the same values. `view` cuts the parameter out of
+    the stored tensor. With `pieces` a name holds `{piece}`, and the parameter (a vector) is that many tensors, one after the
+    other.
     """
 
     source: tuple[str, ...]
     shape: tuple[int, ...]
     kind: Kind
+    view: View = WHOLE
+    pieces: int = 0
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in the checkpoint, or of each piece."""
+        return self.view.stored(self.piece_shape)
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        """The shape of what one tensor gives."""
+        return (self.shape[0] // self.pieces, *self.shape[1:]) if self.pieces else self.shape
+
+    def tensors(self, name: str) -> list[str]:
+        """The tensors that one of the names of `source` stands for."""
+        return [name.replace("{piece}", str(i)) for i in range(self.pieces)] if self.pieces else [name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Part `index` of a fused projection, whose rows are those of `axes` one after the other.
+
+    With `groups`, the name of a size, the rows are so many blocks and each holds its share of every axis: GPT-NeoX keeps q, k
+    and v of a head together.
+    """
+
+    axes: tuple[str, ...]
+    index: int
+    groups: str = ""
+
+    def view(self, sizes: Mapping[str, int], view: View) -> View:
+        """`view`, cut to this part."""
+        groups = sizes[self.groups] if self.groups else 1
+        widths = [sizes[axis] // groups for axis in self.axes]
+        return dataclasses.replace(view, groups=groups, block=sum(widths), start=sum(widths[: self.index]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A row of a family's table: parameter, tensor names, logical axes, kind, the config field that asks for it."""
+    """A row of a family's table: parameter, tensor names, logical axes, kind, the config field that asks for it.
+
+    `part`, `transpose`, `offset` and `fold` (the name of a size) say how it is cut out of the stored tensor (see `View`),
+    `pieces` (the name of a size) of how many tensors it consists.
+    """
 
     param: str
     source: tuple[str, ...]
     axes: tuple[str, ...]
     kind: Kind
     when: str = ""
+    part: Part | None = None
+    transpose: bool = False
+    offset: float = 0.0
+    fold: str = ""
+    pieces: str = ""
+
+    def view(self, sizes: Mapping[str, int]) -> View:
+        """How the parameter is cut out of the stored tensor."""
+        view = View(transpose=self.transpose, offset=self.offset, fold=sizes[self.fold] if self.fold else 0)
+        return self.part.view(sizes, view) if self.part is not None else view
 
 
-def expand(table: Sequence[Weight], *, layers: int, sizes: Mapping[str, int], flags: Any) -> dict[str, WeightSpec]:
+def expand(
+    table: Sequence[Weight], *, layers: int, sizes: Mapping[str, int], flags: Any, base: str = "model."
+) -> dict[str, WeightSpec]:
     """The specs of one model. `sizes` gives the size of each axis, `flags` is the object whose fields `when` names.
 
-    Checkpoints of a bare model, saved without its head, lack the prefix `model.`: both names are accepted.
+    Checkpoints of a bare model, saved without its head, lack the prefix `base`: both names are accepted.
     """
     specs = {}
     for row in table:
         if row.when and not getattr(flags, row.when):
             continue
-        shape = tuple(sizes[axis] for axis in row.axes)
+        shape, view = tuple(sizes[axis] for axis in row.axes), row.view(sizes)
         for layer in range(layers if "{i}" in row.param else 1):
-            names = [name.format(i=layer) for name in row.source]
-            names += [name.removeprefix("model.") for name in names if name.startswith("model.")]
-            specs[row.param.format(i=layer)] = WeightSpec(tuple(names), shape, row.kind)
+            names = [name.replace("{i}", str(layer)) for name in row.source]
+            names += [name.removeprefix(base) for name in names if name.startswith(base)]
+            pieces = sizes[row.pieces] if row.pieces else 0
+            specs[row.param.format(i=layer)] = WeightSpec(tuple(names), shape, row.kind, view, pieces)
     return specs
 
 
@@ -104,37 +167,70 @@ def match_weights(
     problems: list[Problem] = []
     notes: list[str] = []
     for param, spec in specs.items():
-        name, *repeats = [name for name in spec.source if name in checkpoint.tensors] or [""]
-        if not name:
-            missing[spec.source[0]] = spec
-            continue
-        names[param] = name
-        used.update([name, *repeats])
-        found = _check_tensor(name, checkpoint.tensors[name], spec)
-        for repeat in repeats:
-            found += _check_repeat(repeat, name, checkpoint, readable=not found)
-            notes.append(f'"{repeat}" repeats "{name}", which is used for both')
-        problems += found
+        stored = [name for name in spec.source if any(t in checkpoint.tensors for t in spec.tensors(name))]
+        names[param], *others = stored or spec.source[:1]
+        for name, *repeats in zip(*(spec.tensors(other) for other in (names[param], *others)), strict=True):
+            if name not in checkpoint.tensors:
+                missing[name] = spec
+                continue
+            repeats = [repeat for repeat in repeats if repeat in checkpoint.tensors]
+            used.update([name, *repeats])
+            found = _check_tensor(name, checkpoint.tensors[name], spec)
+            for repeat in repeats:
+                found += _check_repeat(repeat, name, checkpoint, readable=not found)
+                notes.append(f'"{repeat}" repeats "{name}", which is used for both')
+            problems += found
     passed = [name for name in checkpoint.tensors if name not in used and re.fullmatch(ignored, name)]
     if passed:
         notes.append(f'{len(passed)} tensors are not needed, such as "{passed[0]}"')
     extra = [name for name in checkpoint.tensors if name not in used and name not in set(passed)]
     for name, label in _grouped(missing):
         hint = nearest(name, extra or checkpoint.tensors, 2)
-        why = f"expected shape {list(missing[name].shape)}" + (f"; {hint}" if hint else "")
+        why = f"expected shape {list(missing[name].stored_shape)}" + (f"; {hint}" if hint else "")
         problems.append(error(f"missing weight {label}", why))
     for name, label in _grouped(extra):
         hint = nearest(name, missing or names.values(), 2) or "no known weight is near"
         why = f"this architecture does not use it; {hint}"
         problems.append(error(f"extra weight {label}", why, "check `architectures` in config.json"))
-    raise_errors(subject, problems)
+    raise_errors(subject, dict.fromkeys(problems))  # several parameters may be parts of one tensor
     return WeightMatch(names, tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The parameters of one model in one checkpoint: what `expand` asks for, found by `match_weights`.
+
+    `names` has the tensor of each, or what stands for its pieces (`WeightSpec.tensors`).
+    """
+
+    specs: Mapping[str, WeightSpec]
+    names: Mapping[str, str]
+    checkpoint: TensorSource
+
+    def info(self, param: str) -> TensorInfo:
+        """Type and shape of a parameter, and how it is quantized where its codes can be had."""
+        spec = self.specs[param]
+        info = self.checkpoint.tensors[spec.tensors(self.names[param])[0]]
+        keeps = info.quant is not None and spec.view.keeps_codes(info.quant.transposed) and spec.kind != "table"
+        return TensorInfo(info.dtype, spec.shape, info.quant if keeps else None)
+
+    def read(self, param: str) -> np.ndarray:
+        """The values of a parameter; they may be read-only."""
+        spec = self.specs[param]
+        names, shape = spec.tensors(self.names[param]), spec.piece_shape
+        found = [spec.view.apply(self.checkpoint.read(name), shape) for name in names]
+        return np.concatenate(found) if spec.pieces else found[0]
+
+    def read_quantized(self, param: str) -> QuantTensor:
+        """The codes of a parameter whose `info` has `quant`."""
+        spec = self.specs[param]
+        return spec.view.apply_quantized(self.checkpoint.read_quantized(self.names[param]), spec.shape)
 
 
 def _check_tensor(name: str, info: TensorInfo, spec: WeightSpec) -> list[Problem]:
     problems = []
-    if info.shape != spec.shape:
-        why = f"expected {list(spec.shape)} by config.json, found {list(info.shape)}"
+    if info.shape != spec.stored_shape:
+        why = f"expected {list(spec.stored_shape)} by config.json, found {list(info.shape)}"
         problems.append(error(f'misshapen weight "{name}"', why, "config.json and weights must be of one model"))
     if info.dtype not in FLOAT_DTYPES:
         why = f"supported: {', '.join(FLOAT_DTYPES)}"

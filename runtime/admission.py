@@ -39,7 +39,12 @@ class Admission:
         if not 1 <= self.context_length <= info.context_length:
             raise RequestError(f"context_length is {context_length}; the model takes 1 to {info.context_length}")
         self._numbers = itertools.count()
-        self.grammars = None if tokenizer is None else Grammars(LLGuidance(tokenizer, info.vocab_size))
+        self.grammars = None if tokenizer is None or info.encoder else Grammars(LLGuidance(tokenizer, info.vocab_size))
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a text whose logits or hidden states are wanted, at most."""
+        return min(self.context_length, self.info.max_tokens) if self.info.encoder else self.context_length
 
     def generating(
         self,
@@ -53,6 +58,7 @@ class Admission:
         **options: Any,
     ) -> Request:
         """A request for a text; RequestError says why it can never be served."""
+        self._check_kind("generates no text")
         params = SamplingParams() if params is None else params
         vocab_size = self.info.vocab_size
         ids = token_array(prompt_ids, vocab_size)
@@ -97,9 +103,17 @@ class Admission:
         **options: Any,
     ) -> Request:
         """A request for the logits, or with `pooling` the hidden states, of all positions from `first` on."""
+        if not pooling:
+            self._check_kind("has no logits")
         ids = token_array(token_ids, self.info.vocab_size)
         if len(ids) > self.context_length:
             raise self._too_long(len(ids), "all tokens must be in the context at once")
+        if self.info.encoder and len(ids) > self.info.max_tokens:
+            raise ContextLengthError(
+                f"the text has {len(ids)} tokens; a step takes {self.info.max_tokens} (max_tokens)",
+                "an encoder's tokens all see each other, so that a text is served in one step",
+                f"shorten the text, or compile the model with max_tokens={self.context_length}",
+            )
         if not 0 <= first < len(ids):
             what = "hidden states are" if pooling else "logits are"
             raise RequestError(f"{what} wanted from position {first} on; the positions are 0 to {len(ids) - 1}")
@@ -112,10 +126,16 @@ class Admission:
             receive=receive,
             first=first,
             pooling=pooling,
+            whole=self.info.encoder,
             page_tokens=self.info.page_tokens,
             timeout=_checked_timeout(timeout),
             **_checked_options(**options),
         )
+
+    def _check_kind(self, what: str) -> None:
+        """RequestError where only a decoder will do."""
+        if self.info.encoder:
+            raise RequestError(f"this model is an encoder: it {what}", fix="ask for embeddings: embed()")
 
     def _detokenizer(self, params: SamplingParams) -> Detokenizer | None:
         if self.tokenizer is None:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from .errors import ArtifactError, ManifestError
 from .features import architecture, cpu_features
-from .manifest import MANIFEST_FILE, FileInfo, Manifest
+from .json_schema import read_json
+from .manifest import MANIFEST_FILE, MODULE, FileInfo, Manifest
+from .module_manifest import ModuleManifest
 from .tvm import ffi_version, tvm_version
+
+AnyManifest = Manifest | ModuleManifest
 
 SMALL_FILE = 64 << 20
 """Bytes; files up to this size are hashed at every opening, larger ones (weights) with verify="full"."""
@@ -32,9 +36,29 @@ class Artifact:
         return sum(info.bytes for info in self.manifest.files.values())
 
 
+@dataclasses.dataclass(frozen=True)
+class ModuleArtifact:
+    """The artifact directory of a compiled torch module that fits this machine and this Heddle."""
+
+    path: Path
+    manifest: ModuleManifest
+
+    def file(self, name: str) -> Path:
+        """A file of the artifact by its relative path."""
+        return self.path / name
+
+
 def is_artifact(path: str | Path) -> bool:
     """Whether a directory looks like an artifact (it has a manifest)."""
     return (Path(path) / MANIFEST_FILE).is_file()
+
+
+def is_module(path: str | Path) -> bool:
+    """Whether an artifact is a compiled torch module's; damaged ones are not."""
+    try:
+        return bool(read_json(read_text(Path(path))).get("kind") == MODULE)
+    except (ManifestError, OSError):
+        return False
 
 
 def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
@@ -44,34 +68,56 @@ def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
     up to SMALL_FILE, with verify="full" all. Raises ArtifactError that names the field or file that disagrees.
     """
     path = Path(path)
+    text = _manifest_text(path, "compile one: heddle compile MODEL -o model.heddle", verify)
+    manifest = Manifest.from_json(text)
+    _check(path, manifest, verify)
+    return Artifact(path, manifest)
+
+
+def open_module(path: str | Path, verify: str = "quick") -> ModuleArtifact:
+    """Open and check the artifact of a torch module, as `open_artifact` does."""
+    path = Path(path)
+    text = _manifest_text(path, "compile one: heddle compile-torch file.py:function -o module.heddle", verify)
+    manifest = ModuleManifest.from_json(text)
+    _check(path, manifest, verify)
+    return ModuleArtifact(path, manifest)
+
+
+def _manifest_text(path: Path, fix: str, verify: str) -> str:
     if verify not in ("quick", "full"):
         raise ValueError(f"verify={verify!r}; choose quick or full")
     if not is_artifact(path):
         why = f"it has no {MANIFEST_FILE}" if path.is_dir() else "the path is not a directory"
-        raise ArtifactError(f"{path} is not an artifact", why, "compile one: heddle compile MODEL -o model.heddle")
-    manifest = read_manifest(path)
+        raise ArtifactError(f"{path} is not an artifact", why, fix)
+    return read_text(path)
+
+
+def _check(path: Path, manifest: AnyManifest, verify: str) -> None:
     _check_versions(manifest)
     _check_cpu(manifest)
     check_files(path, manifest, whole=verify == "full")
-    return Artifact(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest in an artifact directory; ManifestError where it is damaged or of another format version."""
+    return Manifest.from_json(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of the manifest in an artifact directory; ManifestError where it is none."""
     try:
-        text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
+        return (path / MANIFEST_FILE).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path / MANIFEST_FILE} is not text", str(error), "compile again") from error
-    return Manifest.from_json(text)
 
 
-def check_files(path: Path, manifest: Manifest, *, whole: bool = False) -> None:
+def check_files(path: Path, manifest: AnyManifest, *, whole: bool = False) -> None:
     """Check every file's size, and the hash of small ones, or of all with `whole`; ArtifactError names the file."""
     for name, info in manifest.files.items():
         _check_file(path, name, info, whole=whole or info.bytes <= SMALL_FILE)
 
 
-def _check_versions(manifest: Manifest) -> None:
+def _check_versions(manifest: AnyManifest) -> None:
     for field, found, mine in (
         ("tvm_version", manifest.tvm_version, tvm_version()),
         ("ffi_version", manifest.ffi_version, ffi_version()),
@@ -85,7 +131,7 @@ def _check_versions(manifest: Manifest) -> None:
             )
 
 
-def _check_cpu(manifest: Manifest) -> None:
+def _check_cpu(manifest: AnyManifest) -> None:
     target = manifest.target
     if target.arch != architecture():
         raise ArtifactError(

@@ -65,7 +65,7 @@ class Batch:
             start = request.computed
             end = start + count
             self.tokens[at : at + count] = request.tokens[start:end]
-            self._sequences.append(PlanSequence(request.pages, start, count))
+            self._sequences.append(PlanSequence(request.pages, start, count, causal=not request.whole))
             at += count
             wanted = min(count, end - request.first_wanted)
             results = self._hidden_rows if request.pooling else self._logit_rows

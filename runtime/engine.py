@@ -64,7 +64,8 @@ class Engine:
 
         policy: who goes first (scheduler.POLICIES). preemption: whether what a preempted request has computed is computed
         again or kept in host memory, up to `swap_bytes`. max_waiting: requests that may wait at a time; None: any number.
-        prefix_cache: whether requests share what they have in common; `namespace` is the identity of the model in it.
+        prefix_cache: whether requests share what they have in common; `namespace` is the identity of the model in it. The texts of
+        an encoder share nothing: every token has seen what is behind it too.
         trace: a file that gets a line of JSON for whatever happens, which `heddle replay` reads; it holds all prompts.
         """
         for name, value, allowed in (("policy", policy, POLICIES), ("preemption", preemption, PREEMPTIONS)):
@@ -88,7 +89,7 @@ class Engine:
             runner,
             info.num_pages,
             info.page_tokens,
-            prefix_cache=prefix_cache,
+            prefix_cache=prefix_cache and not info.encoder,
             namespace=namespace,
             swap_bytes=swap_bytes,
         )

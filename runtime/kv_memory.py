@@ -6,14 +6,18 @@ import logging
 
 from .artifact import Artifact
 from .errors import PoolError
+from .manifest import ENCODER
 from .memory import available_memory, size_text
 
 LOG = logging.getLogger("heddle")
 
 
 def pool_pages(artifact: Artifact, kv_bytes: int | None) -> int:
-    """Pages of a pool of `kv_bytes`; None means two full contexts. PoolError where not even one page fits."""
-    group, context = artifact.manifest.caches[0], artifact.manifest.model.context_length
+    """Pages of a pool of `kv_bytes`; None means two full contexts, or for an encoder, whose texts hold pages for one step only,
+    what a step can take. PoolError where not even one page fits."""
+    group, context, plan = artifact.manifest.caches[0], artifact.manifest.model.context_length, artifact.manifest.plan
+    if kv_bytes is None and artifact.manifest.model.kind == ENCODER:
+        return plan.max_tokens // group.page_tokens + plan.max_seqs
     if kv_bytes is None:
         return 2 * -(-context // group.page_tokens)
     pages = kv_bytes // group.record_bytes

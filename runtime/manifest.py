@@ -7,23 +7,26 @@ path (`functions[1].instances[0].max_rows`). A change of meaning raises FORMAT_V
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import types
-import typing
-from collections.abc import Mapping
 from typing import Any
 
 from .errors import ManifestError
+from .json_schema import decode, read_json
 from .plans import PlanLayout
 from .plans.layout import ARRAYS
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST_FILE = "manifest.json"
 PLAN_FUNCTION = "plan"  # the kernel of the library that builds plans
 SAMPLE_FUNCTION, RANK_FUNCTION = "sample_tokens", "rank_tokens"  # these and the next: the sampler's kernels
 EDIT_FUNCTION, MASK_FUNCTION = "edit_logits", "mask_logits"
 LIBRARY_FILE = "lib.so"
+MODULE = "module"  # `kind` in the manifest of a compiled torch module (module_manifest.py); a model has no such field
+POOLING_FILE = "pooling.safetensors"  # the layers behind the pooling of embeddings, where there are any
+DECODER, ENCODER = KINDS = ("decoder", "encoder")
+POOLINGS = ("mean", "cls", "last")
+ACTIVATIONS = ("none", "tanh")
+"""Of a layer behind the pooling."""
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint16": 2, "int8": 1, "uint8": 1}
 """Bytes per element of the tensor types that may stand in a manifest."""
@@ -40,13 +43,36 @@ class TargetInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizedSite:
+    """A weight that the checkpoint had quantized already: by the format `label`, whose codes the artifact has where `kept`.
+
+    `holds` names the weight format that has room for these codes, `suggests` one to quantize to instead, empty where none is.
+    """
+
+    label: str
+    holds: str
+    suggests: str
+    kept: bool
+
+    def became(self, scheme: str, stored: str) -> str:
+        """What became of it, for people; `stored` is the type of weights without a scheme ("none")."""
+        if self.kept:
+            return f"{scheme} (the codes of {self.label})"
+        return f"{stored} (dequantized {self.label})" if scheme == "none" else f"{scheme} (anew from {self.label})"
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelInfo:
     """Shape of the model; `config` is the checkpoint's config.json as it was.
 
+    A "decoder" has logits, and a row sees what is before it. An "encoder" has hidden states alone, and every row sees its
+    whole sequence, which is therefore served in one step: `functions` lacks `head`, and all layers share one layer's cache.
     `schemes` names the quantization scheme of every site (`layers.0.mlp.down`), "none" where it has `weight_dtype`.
+    `quantized` has the sites that the checkpoint had quantized.
     """
 
     architecture: str
+    kind: str
     vocab_size: int
     hidden_size: int
     num_layers: int
@@ -56,8 +82,33 @@ class ModelInfo:
     context_length: int
     weight_dtype: str
     schemes: dict[str, str]
+    quantized: dict[str, QuantizedSite]
     kv_dtype: str
     config: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseInfo:
+    """A layer behind the pooling: activation(weight x + bias), float32 tensors of POOLING_FILE; `bias` is "" where it has none."""
+
+    weight: str
+    bias: str
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingInfo:
+    """How the model makes an embedding of hidden states: one of POOLINGS, then `layers`, then perhaps length 1.
+
+    `max_tokens` is how long a text its makers give to it (0: the whole context). `pooler` is BERT's own layer over the first
+    token, where the checkpoint has it, as a list of one.
+    """
+
+    mode: str
+    normalize: bool
+    max_tokens: int
+    layers: tuple[DenseInfo, ...]
+    pooler: tuple[DenseInfo, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +219,7 @@ class Manifest:
     ffi_version: str
     target: TargetInfo
     model: ModelInfo
+    pooling: PoolingInfo
     generation: dict[str, Any]
     functions: tuple[FunctionInfo, ...]
     weights: WeightsInfo
@@ -191,25 +243,33 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read and check a manifest; ManifestError names the first field that disagrees with the schema."""
-        try:
-            raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ManifestError("manifest.json is not JSON", str(error), "compile again") from error
-        found = raw.get("format_version") if isinstance(raw, dict) else None
+        raw = read_json(text)
+        found = raw.get("format_version")
+        if raw.get("kind") == MODULE:
+            raise ManifestError(
+                "the artifact holds a compiled torch module, not a language model",
+                fix="open it with heddle.load_module",
+            )
         if found != FORMAT_VERSION:  # before anything else: another version may have other fields
             raise ManifestError(
                 f"manifest.format_version is {found!r}, this Heddle reads {FORMAT_VERSION}",
                 "the artifact was written by another version of Heddle",
                 "compile the model again, or install the Heddle version that wrote it"
-                + (f" ({raw['heddle_version']})" if isinstance(raw, dict) and "heddle_version" in raw else ""),
+                + (f" ({raw['heddle_version']})" if "heddle_version" in raw else ""),
             )
-        manifest = _decode(cls, raw, "manifest")
+        manifest: Manifest = decode(cls, raw, "manifest")
         _check(manifest)
         return manifest
 
 
 def _check(manifest: Manifest) -> None:
     """Fields that must agree with each other."""
+    choices = [("model.kind", manifest.model.kind, KINDS), ("pooling.mode", manifest.pooling.mode, POOLINGS)]
+    dense = (*manifest.pooling.layers, *manifest.pooling.pooler)
+    choices += [("pooling.layers.activation", layer.activation, ACTIVATIONS) for layer in dense]
+    for field, value, known in choices:
+        if value not in known:
+            raise ManifestError(f"manifest.{field} is {value!r}; known are {', '.join(known)}")
     for i, function in enumerate(manifest.functions):
         rows = [instance.max_rows for instance in function.instances]
         if not rows or rows != sorted(rows) or rows[0] < 1:
@@ -248,50 +308,10 @@ def _check(manifest: Manifest) -> None:
             "the kernels were compiled for another plan layout",
             "compile again",
         )
-    for field, file in (("weights.file", manifest.weights.file), ("files", LIBRARY_FILE)):
+    files = [("weights.file", manifest.weights.file), ("files", LIBRARY_FILE)]
+    for field, file in files + [("pooling", POOLING_FILE)] * bool(dense):
         if file not in manifest.files:
             raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")
     for path in manifest.files:
         if path.startswith("/") or ".." in path.split("/"):
             raise ManifestError(f"manifest.files has {path!r}, which points outside of the artifact")
-
-
-@functools.cache
-def _hints(cls: type) -> Mapping[str, Any]:
-    return types.MappingProxyType(typing.get_type_hints(cls))
-
-
-def _decode(kind: Any, value: Any, path: str) -> Any:
-    """`value` (from JSON) as `kind`: a dataclass, tuple[X, ...], dict[str, X], int, float, str or Any."""
-    origin = typing.get_origin(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)  # type: ignore[arg-type]
-        if not isinstance(value, dict):
-            raise _mismatch(path, "an object", value)
-        for name in value.keys() - hints.keys():
-            raise ManifestError(f"{path}.{name} is not a known field; known are {', '.join(hints)}")
-        for name in hints:
-            if name not in value:
-                raise ManifestError(f"{path}.{name} is missing")
-        return kind(**{name: _decode(hint, value[name], f"{path}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _mismatch(path, "a list", value)
-        item = typing.get_args(kind)[0]
-        return tuple(_decode(item, element, f"{path}[{i}]") for i, element in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _mismatch(path, "an object", value)
-        item = typing.get_args(kind)[1]
-        return {key: _decode(item, element, f"{path}[{key!r}]") for key, element in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise _mismatch(path, kind.__name__, value)
-    return value
-
-
-def _mismatch(path: str, expected: str, value: Any) -> ManifestError:
-    return ManifestError(f"{path} must be {expected}, found {json.dumps(value)[:80]}")

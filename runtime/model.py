@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from .artifact import Artifact
-from .errors import ArtifactError, HeddleError
+from .errors import HeddleError
 from .kv_memory import pool_pages, pool_text
-from .manifest import LIBRARY_FILE, PLAN_FUNCTION
-from .memory import LoadReport, allocate, load_file
+from .manifest import ENCODER, LIBRARY_FILE, PLAN_FUNCTION
+from .memory import allocate
 from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
-from .safetensors import read_header, storage_dtype
+from .safetensors import storage_dtype
+from .sampler import Sampler
 from .sampler.compiled import load_sampler
 from .threads import set_threads, thread_count
 from .tvm import Library, ResultMemory, empty, short, tensor, tensor_array, to_numpy
+from .weights import load_weights
 
 LOG = logging.getLogger("heddle")
 
@@ -36,7 +38,7 @@ fill the vector units where there are more, and merging costs more than reading 
 @dataclasses.dataclass(frozen=True)
 class RunnerInfo:
     """Sizes of the model, and the bounds of a step. `window` is the most that any layer looks back (0: all), `few_rows` how many
-    rows the largest instance of `body` that is made for few takes."""
+    rows the largest instance of `body` that is made for few takes. `encoder` as in `runner.RunnerInfo`."""
 
     vocab_size: int
     context_length: int
@@ -46,6 +48,7 @@ class RunnerInfo:
     page_tokens: int
     window: int = 0
     few_rows: int = 0
+    encoder: bool = False
 
 
 class Function:
@@ -112,9 +115,9 @@ class ModelRunner:
         self._records = self.pool.reshape(pages, group.record_bytes)
         LOG.info("%s", pool_text(artifact, pages))
         self._cache = tensor(self.pool.view(storage_dtype(group.dtype)).reshape(shape))
-        self._embed, self._body, self._head = (
-            Function(artifact, self.code, name, weights) for name in ("embed", "body", "head")
-        )
+        self._embed, self._body = (Function(artifact, self.code, name, weights) for name in ("embed", "body"))
+        encoder = manifest.model.kind == ENCODER
+        self._head = None if encoder else Function(artifact, self.code, "head", weights)
         for _, function in self._embed.instances:
             short(function)
         self.layout = manifest.plan.layout()
@@ -129,6 +132,7 @@ class ModelRunner:
             group.page_tokens,
             manifest.plan.window,
             self._body.few_rows,
+            encoder,
         )
         # Pages may be shared: every sequence may have as many as a context needs.
         longest = min(pages, -(-manifest.model.context_length // group.page_tokens))
@@ -139,18 +143,21 @@ class ModelRunner:
         self._positions = Buffer(manifest.plan.max_tokens)
         self._rows = Buffer(manifest.plan.max_tokens)
         self._builder = plan_builder(self.layout, self.code, self._plan.array, self._positions.array)
-        self.sampler = load_sampler(self.code)
+        self.sampler = Sampler() if encoder else load_sampler(self.code)
         self._width = manifest.model.hidden_size
-        most = self._head.instances[-1][0]
-        self._logit_rows = max(1, min(most, LOGIT_BYTES // (4 * self.info.vocab_size)))
+        most = self._head.instances[-1][0] if self._head else 0
+        self._logit_rows = min(most, max(1, LOGIT_BYTES // (4 * self.info.vocab_size)))
         self._warm_up()
 
     def forward(self, sequences: list[PlanSequence], tokens: np.ndarray, logit_rows: np.ndarray) -> np.ndarray:
         """Run one step: `tokens` int32[n], in the order of `sequences`; logits float32[r, vocab] of the rows int32[r].
 
-        K and V of all rows are stored in the sequences' pages. Raises ValueError where the step exceeds its bounds.
+        K and V of all rows are stored in the sequences' pages. Raises ValueError where the step exceeds its bounds, and where
+        logits are asked of an encoder.
         """
         n = len(tokens)
+        if self._head is None and len(logit_rows):
+            raise ValueError("an encoder has no logits")
         self._hidden = None  # its memory serves this step
         few = n <= self._body.few_rows
         used, planned = self._builder.build(sequences, rows_only=few, division=self._division)
@@ -179,6 +186,7 @@ class ModelRunner:
     def _logits(self, hidden: Any, rows: np.ndarray) -> np.ndarray:
         self._rows.array[: len(rows)] = rows
         self._results.expect(4 * len(rows) * self.info.vocab_size)
+        assert self._head is not None, "an encoder has no logits"
         return to_numpy(self._head(len(rows), hidden, self._rows.view(len(rows))))
 
     def copy_pages(self, source: np.ndarray, destination: np.ndarray) -> None:
@@ -212,27 +220,12 @@ class ModelRunner:
 
     def _warm_up(self) -> None:
         """One small step on page 0 (whose slots are written again before they are read): starts the worker threads."""
-        rows = np.arange(2, dtype=np.int32)
-        self.forward([PlanSequence(np.zeros(1, np.int32), 0, 2)], np.zeros(2, np.int32), rows)
+        rows = np.arange(0 if self.info.encoder else 2, dtype=np.int32)
+        sequence = PlanSequence(np.zeros(1, np.int32), 0, 2, causal=not self.info.encoder)
+        self.forward([sequence], np.zeros(2, np.int32), rows)
 
 
 def plan_builder(layout: PlanLayout, library: Library, plan: np.ndarray, positions: np.ndarray) -> PlanBuilder:
     """The artifact's plan builder over these arrays."""
     arrays = dataclasses.replace(StepArrays.around(layout, plan, empty), positions=positions)
     return PlanBuilder(layout, arrays, functools.partial(short(library.kernel(PLAN_FUNCTION)), *map(tensor, arrays)))
-
-
-def load_weights(artifact: Artifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:
-    """The bytes of the weight file in memory, and tensors by name over them; ArtifactError where the manifest disagrees."""
-    path = artifact.file(artifact.manifest.weights.file)
-    entries = read_header(path)
-    for name, info in artifact.manifest.weights.tensors.items():
-        found = entries.get(name)
-        if found is None or (found.dtype, found.shape) != (info.dtype, info.shape):
-            held = f"{found.dtype}{list(found.shape)}" if found else "no such tensor"
-            raise ArtifactError(
-                f"manifest.weights.tensors[{name!r}] is {info.dtype}{list(info.shape)}, {path.name} has {held}",
-                fix="copy the artifact again, or compile again",
-            )
-    data, report = load_file(path)
-    return report, data, {name: tensor(entry.view(data)) for name, entry in entries.items()}

@@ -8,6 +8,7 @@ runner it refuses what does not fit its bounds.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,10 @@ _ODD = np.uint64(0xBF58476D1CE4E5B9)
 
 @dataclasses.dataclass(frozen=True)
 class NullInfo:
-    """Sizes of a model that is none, and the bounds of a step. `window`: how far back a row sees; 0 is to the start."""
+    """Sizes of a model that is none, and the bounds of a step. `window`: how far back a row sees; 0 is to the start.
+
+    As an `encoder` it takes whole sequences only, and a row's states are those of the last token.
+    """
 
     vocab_size: int = 97
     context_length: int = 256
@@ -33,6 +37,7 @@ class NullInfo:
     page_tokens: int = PAGE
     window: int = 0
     few_rows: int = 0
+    encoder: bool = False
 
 
 def history_logits(tokens: np.ndarray, vocab_size: int, window: int = 0) -> np.ndarray:
@@ -71,7 +76,7 @@ def _logits(states: np.ndarray, vocab_size: int) -> np.ndarray:
 class NullRunner:
     """Records what it was asked (`calls`: start and rows of every sequence) and can be told to fail (`fail_next`)."""
 
-    def __init__(self, **bounds: int) -> None:
+    def __init__(self, **bounds: Any) -> None:
         self.info = NullInfo(**bounds)
         self.cache = np.full((self.info.num_pages, self.info.page_tokens), 0xDEAD, np.uint64)
         self.sampler = Sampler()
@@ -89,6 +94,10 @@ class NullRunner:
             )
         if len(tokens) != sum(s.rows for s in sequences) or not tokens.dtype == logit_rows.dtype == np.int32:
             raise ValueError("the tokens are not int32, or not as many as the sequences have new rows")
+        if any(s.causal == info.encoder or (info.encoder and s.start) for s in sequences) or (
+            info.encoder and len(logit_rows)
+        ):
+            raise ValueError("a decoder's sequences are causal; an encoder's are not, are whole, and have no logits")
         self.calls.append([(s.start, s.rows) for s in sequences])
         states, first = [], 0
         for s in sequences:
@@ -101,7 +110,8 @@ class NullRunner:
                 raise ValueError("a page is read that was given back")
             new = positions >= s.start
             self.cache[slots[0][new], slots[1][new]] = _entries(tokens[first : first + s.rows], positions[new])
-            states.append(_seen(self.cache[slots], s.start - begin, info.window))
+            seen = _seen(self.cache[slots], s.start - begin, info.window)
+            states.append(np.full_like(seen, seen[-1]) if info.encoder else seen)
             first += s.rows
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None

@@ -82,8 +82,12 @@ class Request:
         salt: str = "",
         bad_words: tuple[tuple[int, ...], ...] = (),
         matcher: Matcher | None = None,
+        whole: bool = False,
     ) -> None:
-        """`first` is the first position whose logits (or, with `pooling`, hidden states) are wanted; None: the last one."""
+        """`first` is the first position whose logits (or, with `pooling`, hidden states) are wanted; None: the last one.
+
+        `whole`: all tokens see each other, so that they must be served in one step (encoders).
+        """
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
@@ -91,6 +95,7 @@ class Request:
         self.chunk = chunk
         self.receive = receive
         self.pooling = pooling
+        self.whole = whole
         self.num_prompt = len(prompt_ids)
         # The next prompt position whose results are wanted; none comes twice, preempted or not.
         self.scored = self.num_prompt - 1 if first is None else first

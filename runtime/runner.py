@@ -13,7 +13,8 @@ from .sampler import Sampler
 
 class RunnerInfo(Protocol):
     """Sizes of the model, and the bounds of a step. `window`: how far back any row sees, 0 where it is to the start. `few_rows`: up
-    to how many rows a step is served by code that is made for few."""
+    to how many rows a step is served by code that is made for few. `encoder`: every row sees its whole sequence, which has to be
+    served in one step, and there are hidden states but no logits."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -31,6 +32,8 @@ class RunnerInfo(Protocol):
     def window(self) -> int: ...
     @property
     def few_rows(self) -> int: ...
+    @property
+    def encoder(self) -> bool: ...
 
 
 class Runner(PageStore, Protocol):

@@ -24,7 +24,7 @@ WRITE_BYTES = 8 << 20
 
 _MAX_HEADER = 100 << 20  # bytes; the limit of the reference implementation
 
-# safetensors type: our name, NumPy storage type (bfloat16 is held as uint16)
+# safetensors type: our name, NumPy storage type (bfloat16 and 8-bit floats are held as their bits)
 _TYPES = {
     "F64": ("float64", np.float64),
     "F32": ("float32", np.float32),
@@ -39,13 +39,19 @@ _TYPES = {
     "U16": ("uint16", np.uint16),
     "U8": ("uint8", np.uint8),
     "BOOL": ("bool", np.bool_),
+    "F8_E4M3": ("float8_e4m3fn", np.uint8),
+    "F8_E5M2": ("float8_e5m2", np.uint8),
+    "F8_E8M0": ("float8_e8m0fnu", np.uint8),
 }
 _CODES = {name: code for code, (name, _) in _TYPES.items()}
 _STORAGE = {name: np.dtype(storage) for name, storage in _TYPES.values()}
 
 
 def storage_dtype(dtype: str) -> np.dtype:
-    """NumPy type that holds elements of `dtype`: its own, uint16 for bfloat16. ValueError (with the known) for others."""
+    """NumPy type that holds elements of `dtype`: its own, or unsigned integers for bfloat16 and 8-bit floats.
+
+    ValueError, with the known types, for others.
+    """
     if dtype not in _STORAGE:
         raise ValueError(f"unknown tensor type {dtype!r}; known are {', '.join(_STORAGE)}")
     return _STORAGE[dtype]
@@ -61,7 +67,7 @@ class Entry:
     bytes: int
 
     def view(self, data: np.ndarray) -> np.ndarray:
-        """The tensor inside `data`, the uint8 array of the whole file, without a copy; bfloat16 as uint16."""
+        """The tensor inside `data`, the uint8 array of the whole file, without a copy (see `storage_dtype`)."""
         return data[self.start : self.start + self.bytes].view(storage_dtype(self.dtype)).reshape(self.shape)
 
 
@@ -123,10 +129,14 @@ def _entry(path: Path, name: str, value: object, base: int) -> Entry:
     return Entry(dtype, tuple(shape), base + start, end - start)
 
 
-def layout(specs: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, dict[str, Entry]]:
-    """Header bytes and entries of a file that holds `specs` (name, type, shape) in this order, each tensor aligned."""
+def layout(specs: Iterable[tuple[str, str, tuple[int, ...]]], *, plain: bool = False) -> tuple[bytes, dict[str, Entry]]:
+    """Header bytes and entries of a file that holds `specs` (name, type, shape) in this order, each tensor aligned.
+
+    A `plain` file is one for other programs: not aligned, so that no padding stands among its tensors, and with the metadata
+    that transformers asks for.
+    """
     entries: dict[str, Entry] = {}
-    header: dict[str, dict[str, object]] = {}
+    header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}} if plain else {}
     position = 0
 
     def add(name: str, dtype: str, shape: tuple[int, ...]) -> None:
@@ -139,7 +149,7 @@ def layout(specs: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, di
     for name, dtype, shape in specs:
         if name in entries or name.startswith(PADDING) or name == "__metadata__":
             raise ValueError(f"tensor name {name!r} stands twice or is reserved")
-        if position % ALIGNMENT:
+        if position % ALIGNMENT and not plain:
             add(f"{PADDING}{len(entries)}", "uint8", (-position % ALIGNMENT,))
         add(name, dtype, shape)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -150,14 +160,14 @@ def layout(specs: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, di
 
 
 def chunks(
-    specs: Iterable[tuple[str, str, tuple[int, ...]]], produce: Callable[[str], np.ndarray]
+    specs: Iterable[tuple[str, str, tuple[int, ...]]], produce: Callable[[str], np.ndarray], *, plain: bool = False
 ) -> Iterator[tuple[str, memoryview]]:
     """The bytes of a file that holds `specs`, in pieces of WRITE_BYTES with the name of the tensor that was taken last.
 
     `produce(name)` is asked for one tensor at a time, in order; one tensor and one piece are held at once.
     Raises ValueError where a produced array has not the announced type and shape.
     """
-    header, entries = layout(specs)
+    header, entries = layout(specs, plain=plain)
     buffer = np.empty(WRITE_BYTES, np.uint8)
     filled = 0
 
@@ -179,8 +189,8 @@ def chunks(
             array = np.zeros(entry.shape, np.uint8)
         else:
             array, last = produce(name), name
-            if array.dtype.name == "bfloat16":
-                array = array.view(np.uint16)
+            if array.dtype.name == entry.dtype:
+                array = array.view(storage_dtype(entry.dtype))
             if array.dtype != storage_dtype(entry.dtype) or array.shape != entry.shape:
                 raise ValueError(
                     f"tensor {name!r} was announced as {entry.dtype}{list(entry.shape)}, "
@@ -193,14 +203,18 @@ def chunks(
 
 
 def write(
-    path: str | Path, specs: Iterable[tuple[str, str, tuple[int, ...]]], produce: Callable[[str], np.ndarray]
+    path: str | Path,
+    specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    produce: Callable[[str], np.ndarray],
+    *,
+    plain: bool = False,
 ) -> dict[str, Entry]:
     """Write a file in one go (see `chunks`); returns where each tensor is. No atomicity: ArtifactWriter adds that."""
     specs = list(specs)
     with Path(path).open("wb", buffering=0) as file:
-        for _, piece in chunks(specs, produce):
+        for _, piece in chunks(specs, produce, plain=plain):
             write_all(file.write, piece)
-    return {name: entry for name, entry in layout(specs)[1].items() if not name.startswith(PADDING)}
+    return {name: entry for name, entry in layout(specs, plain=plain)[1].items() if not name.startswith(PADDING)}
 
 
 def write_all(write_some: Callable[[memoryview], int | None], piece: memoryview) -> None:

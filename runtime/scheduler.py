@@ -88,6 +88,9 @@ def schedule(state: State) -> Schedule:
 
     A running request has pages for all tokens it had when it was admitted, so only those that are past their prompts ask for new
     ones. They have one pending token each, or more where a grammar forced some.
+
+    What must be served whole takes one step from its admission to its end. It is let in while the budget lasts; alone it may be
+    longer than that, up to what the runner takes.
     """
     expired = tuple(r for r in state.timed if r.deadline is not None and r.deadline <= state.now)
     if expired:
@@ -196,7 +199,7 @@ class _Plan:
             else:
                 pending = request.pending
                 self.free -= request.pages_to_start
-            self.rows[request] = min(pending, request.chunk, self.budget)
+            self.rows[request] = pending if request.whole else min(pending, request.chunk, self.budget)
             self.budget -= self.rows[request]
             self.admitted.append(request)
 
@@ -240,6 +243,8 @@ class _Plan:
             return False
         if not self.staying and not self.admitted:
             return True  # alone it always fits: that was checked when it came
+        if request.whole and request.pending > self.budget:
+            return False
         if request.pages_to_start <= self.free:
             return True
         return request.swapped is None and self._cost(request, self.state.lookup(request)) <= self.free

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import tokenizers
 
+from . import chat_template
 from .errors import ContextLengthError, HeddleError, RequestError
 from .text_bound import bytes_per_token
 
@@ -37,7 +37,6 @@ class Tokenizer:
         self._backend.no_padding()
         self._config = dict(config)
         self._template = template
-        self._templates: dict[bool, Any] = {}  # compiled: with and without tools
         self.bos_token = _special(config, "bos_token")
         self.eos_token = _special(config, "eos_token")
         self.bos_token_id = self._known_id("bos_token", self.bos_token)
@@ -69,7 +68,7 @@ class Tokenizer:
         own = file.read_text("utf-8") if chat_template is None and file.is_file() else None
         tokenizer = cls(backend, config, chat_template or own)
         if chat_template is not None:
-            tokenizer._compiled(tools=False)  # what is wrong with it is said now
+            tokenizer._render(tokenizer._template_text(tools=False), None)  # what is wrong with it is said now
         return tokenizer
 
     @property
@@ -110,6 +109,18 @@ class Tokenizer:
             )
         return list(found.ids)
 
+    def encode_start(self, text: str, tokens: int) -> list[int]:
+        """Token ids of `text` as `encode` gives them, at most so many: what is too much is cut off its end, inside of the frame.
+
+        RequestError where the frame alone is longer.
+        """
+        framing = self._backend.num_special_tokens_to_add(is_pair=False)
+        if tokens <= framing:
+            raise RequestError(f"{tokens} tokens have no room for a text", f"{framing} tokens frame it", "allow more")
+        found = self._backend.encode(text, add_special_tokens=False)
+        found.truncate(tokens - framing)
+        return list(self._backend.post_process(found).ids)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids. Ids that the tokenizer does not know have no text."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
@@ -138,17 +149,10 @@ class Tokenizer:
                 raise RequestError(f"messages[{i}] is {message!r}; it must be a dict with a 'role' and a 'content'")
         if not messages:
             raise RequestError("a conversation needs at least one message")
-        template = self._compiled(tools=bool(variables.get("tools")))
+        template = self._template_text(tools=bool(variables.get("tools")))
         frame = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or ""}
-        try:
-            text = template.render(
-                {**frame, **variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
-            )
-            return str(text)
-        except Exception as error:  # the template is a program of the model's: it may fail in any way
-            raise RequestError(
-                "the model's chat template refused the conversation", f"{type(error).__name__}: {error}"
-            ) from error
+        given = {**frame, **variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return self._render(template, given)
 
     def chat_template(self, tools: bool = False) -> str | None:
         """The chat template's text, None where there is none. Of several by name: "default", with `tools` "tool_use"."""
@@ -158,25 +162,29 @@ class Tokenizer:
             source = (tools and named.get("tool_use")) or named.get("default")
         return source if isinstance(source, str) and source else None
 
-    def _compiled(self, tools: bool) -> Any:
-        """The chat template, compiled in a sandbox: it comes with the model and is not trusted."""
-        if tools not in self._templates:
-            self._templates[tools] = self._compile(self.chat_template(tools))
-        return self._templates[tools]
-
-    def _compile(self, source: str | None) -> Any:
+    def _template_text(self, tools: bool) -> str:
+        source = self.chat_template(tools)
         if source is None:
             raise TokenizerError(
                 "the model has no chat template",
                 f"neither {TEMPLATE_FILE} nor chat_template in {CONFIG_FILE} is there",
                 "use generate() with a prompt in the model's own format",
             )
-        import jinja2
+        return source
 
+    def _render(self, source: str, variables: Mapping[str, Any] | None) -> str:
+        """What the template makes of the variables; None only compiles it. It comes with the model and is not trusted."""
         try:
-            return _template_environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise TokenizerError("the chat template is broken", f"line {error.lineno}: {error.message}") from error
+            return chat_template.render(source, variables)
+        except chat_template.TemplateError as error:
+            if error.kind == "TemplateSyntaxError":
+                raise TokenizerError("the chat template is broken", error.reason) from error
+            if error.kind in chat_template.BOUNDS:
+                fix = "give another chat template, or use generate() with a prompt in the model's own format"
+                raise TokenizerError("the model's chat template was stopped", error.reason, fix) from error
+            raise RequestError("the model's chat template refused the conversation", str(error)) from error
+        except (TypeError, ValueError) as error:
+            raise RequestError("a conversation is made of what JSON can hold", str(error)) from error
 
     def _known_id(self, name: str, token: str | None) -> int | None:
         if token is None:
@@ -216,34 +224,3 @@ def _mentions(rules: Any, kind: str) -> bool:
     if not isinstance(rules, dict):
         return False
     return rules.get("type") == kind or any(_mentions(part, kind) for part in rules.get("decoders", ()))
-
-
-@functools.cache
-def _template_environment() -> Any:
-    """The environment that chat templates are written for: that of transformers' apply_chat_template."""
-    import jinja2
-    import jinja2.ext
-    import jinja2.sandbox
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}...{% endgeneration %}` marks the model's turns for training; here it is its content."""
-
-        tags = {"generation"}  # noqa: RUF012 (the name is Jinja's)
-
-        def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("heddle")
 FORMAT = 1
-SIZES = ("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window", "few_rows")
+SIZES = (
+    *("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window", "few_rows"),
+    "encoder",
+)
 TEXTS = ("stop", "bad_words", "structured")
 """Parameters that a trace leaves out: they need a tokenizer. That a stop text came, and what a grammar did, is part of the step."""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from .cpu.elementwise import add, add_bias, relu, silu_mul
+from .cpu.elementwise import add, add_bias
 from .cpu.embedding import embedding
 from .cpu.gather import gather_rows
 from .cpu.kv_append import key_append, kv_append
 from .cpu.linear import linear, row_tile
-from .cpu.norm import rms_norm
+from .cpu.norm import layer_norm, rms_norm
 from .cpu.pack import pack_rows
 from .cpu.plan import build_plan
+from .cpu.pointwise import activation, gated, scale, softcap
 from .cpu.quant_embedding import quant_embedding
 from .cpu.quant_linear_rows import quant_linear_rows
 from .cpu.quant_linear_tiles import quant_linear_tiles
 from .cpu.quant_pack import quant_pack
+from .cpu.query_scale import query_scale
 from .cpu.rope import rope, rope_table
 from .cpu.rope_append import rope_append
 from .cpu.sample import rank_tokens, sample_tokens
@@ -23,14 +25,17 @@ from .layouts.scheme import Scheme
 from .target import TargetProfile
 
 __all__ = [
+    "activation",
     "add",
     "add_bias",
     "build_plan",
     "edit_logits",
     "embedding",
+    "gated",
     "gather_rows",
     "key_append",
     "kv_append",
+    "layer_norm",
     "linear",
     "mask_logits",
     "pack_rows",
@@ -38,16 +43,17 @@ __all__ = [
     "quant_linear_rows",
     "quant_linear_tiles",
     "quant_pack",
+    "query_scale",
     "rank_tokens",
-    "relu",
     "rms_norm",
     "rope",
     "rope_append",
     "rope_table",
     "row_tile",
     "sample_tokens",
+    "scale",
     "scheme_obstacle",
-    "silu_mul",
+    "softcap",
 ]
 
 

@@ -1,13 +1,14 @@
 """A scalar expression in 16 lanes: how an expression of the format layer becomes the inside of an explicit-vector kernel.
 
 Variables are replaced by vectors or scalars; what depends on a vector becomes a vector. The numerics contract is kept: a
-product that feeds a sum becomes one fma, and `exp` and `tanh` are those of `schedules.vector`.
+product that feeds a sum becomes one fma, and `exp` and `tanh` are our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .activations import tanh
 from .compat import Analyzer, T, ir, tirx
 from .emit import Value
 from .vector import LANES, Vec, const, exp, fma, splat
@@ -27,11 +28,6 @@ def is_vector(expr: Value) -> bool:
 def vector(expr: Value) -> Vec:
     """The expression in 16 lanes, repeated if it is a scalar."""
     return expr if is_vector(expr) else splat(expr)
-
-
-def tanh(x: Vec) -> Vec:
-    """1 - 2 / (e**2x + 1); the same bits on every target."""
-    return const(1.0) - const(2.0) / (exp(x + x) + const(1.0))
 
 
 def in_lanes(expr: Value, values: Mapping[tirx.Var, Value]) -> Value:

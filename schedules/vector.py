@@ -84,13 +84,19 @@ def _exp(x: Vec) -> Vec:
 
 def exp_parts(x: Vec) -> tuple[Vec, Vec]:
     """p and n with e**x = p * 2**n, p about sqrt(1/2) to sqrt(2), n an integer as float32; the parts of which `exp` is made."""
+    r, n = exp_parts_less_one(x)
+    return r + const(1.0), n
+
+
+def exp_parts_less_one(x: Vec) -> tuple[Vec, Vec]:
+    """p - 1 and n of `exp_parts`."""
     n = T.call_llvm_pure_intrin("float32x16", "llvm.nearbyint", x * const(1.4426950408889634))
     f = fma(n, const(-0.693359375), x)
     f = fma(n, const(2.12194440e-4), f)
     p = const(1.9875691500e-4)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         p = fma(p, f, const(c))
-    return fma(p, f * f, f) + const(1.0), n
+    return fma(p, f * f, f), n
 
 
 def silu(x: Vec) -> Vec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,20 @@ import pytest
 import heddle.llm
 import heddle.opening
 from heddle.runtime.artifact import Artifact
+from heddle.runtime.manifest import PoolingInfo
 from heddle.runtime.null_runner import HIDDEN, NullRunner
 
 from .tokenizers_for_tests import TINYDOC
 
 SCHEMES = {"embed": "w8a8-pc", "layers.0.attn.q": "w4a8-g32", "layers.0.mlp.down": "w4a8-g32", "lm_head": "w8a8-pc"}
 TABLES = {"embed": "embed.weight.w8-pc.codes", "head": "embed.weight.w8-pc.codes"}  # a tied table, stored once
+
+
+class Functions:
+    """Those of the manifest, by the tables that there are now."""
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return (SimpleNamespace(name=name, params=("norm.weight", table)) for name, table in TABLES.items())
 
 
 def null_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: int) -> Path:
@@ -41,11 +50,18 @@ def null_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: int) 
     (folder / "manifest.json").touch()
     manifest: Any = SimpleNamespace(
         model=SimpleNamespace(
-            weight_dtype="float16", schemes=SCHEMES, kv_dtype="float32", context_length=256, hidden_size=HIDDEN
+            kind="decoder",
+            weight_dtype="float16",
+            schemes=SCHEMES,
+            quantized={},
+            kv_dtype="float32",
+            context_length=256,
+            hidden_size=HIDDEN,
         ),
         weights=SimpleNamespace(file="weights.safetensors"),
         files={name: SimpleNamespace(sha256=name) for name in ("weights.safetensors", "lib.so")},
-        function=lambda name: SimpleNamespace(params=("norm.weight", TABLES[name])),
+        functions=Functions(),
+        pooling=PoolingInfo("mean", True, 0, (), ()),
         plan=SimpleNamespace(max_tokens=48, max_seqs=3),
         generation={"eos_token_ids": [2, 0]},
         caches=(SimpleNamespace(page_tokens=16, record_bytes=1000),),

@@ -35,6 +35,7 @@ def reference_logits(path: Path, tokens: list[np.ndarray]) -> list[np.ndarray]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # models this small only wait for each other's threads
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         return [model(torch.from_numpy(t[None].astype(np.int64))).logits[0].numpy() for t in tokens]

@@ -22,7 +22,7 @@ from heddle.compiler.artifact_writer import ArtifactWriter
 from heddle.compiler.driver import compile_model
 from heddle.compiler.weights import WeightWriter
 from heddle.ir_passes.lift_weights import LiftedWeight
-from heddle.models import RandomCheckpoint, WeightSpec
+from heddle.models import Parameters, RandomCheckpoint, WeightSpec
 from heddle.runtime import artifact as artifact_module
 from heddle.runtime.artifact import is_artifact, open_artifact
 from heddle.runtime.errors import ArtifactError, ManifestError
@@ -341,13 +341,12 @@ def test_weights_are_written_with_little_memory(tmp_path: Path) -> None:
     }
     shape = (2 * -(-rows // 32), columns, 32)
     lifted = {f"gate+up.{i}": LiftedWeight("float16", shape, recipe) for i in range(layers)}
-    checkpoint = RandomCheckpoint(
-        {p: WeightSpec((p,), (rows, columns), "linear") for p in ("gate", "up")}, 0, "float16"
-    )
+    specs = {p: WeightSpec((p,), (rows, columns), "linear") for p in ("gate", "up")}
+    checkpoint = RandomCheckpoint(specs, 0, "float16")
     held = {p: checkpoint.read(p).astype(np.float32) for p in ("gate", "up")}  # as a mapped file would: not counted
     checkpoint.read = held.__getitem__  # type: ignore[method-assign]
     names = {"gate": "gate", "up": "up"}
-    weights = WeightWriter(lifted, checkpoint, names, dict.fromkeys(names, "float16"))
+    weights = WeightWriter(lifted, Parameters(specs, names, checkpoint), dict.fromkeys(names, "float16"))
     stored = 2 * math.prod(shape)
     tracemalloc.start()
     try:

@@ -180,8 +180,8 @@ def test_bad_index(tmp_path: Path, text: str) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     assert "--random-weights" in refused(lambda: open_checkpoint(tmp_path))
-    (tmp_path / "pytorch_model.bin").touch()
-    assert "pytorch_model.bin cannot be read" in refused(lambda: open_checkpoint(tmp_path))
+    (tmp_path / "tf_model.h5").touch()
+    assert "there are tf_model.h5" in refused(lambda: open_checkpoint(tmp_path))
     assert "the path does not exist" in refused(lambda: open_checkpoint(tmp_path / "missing"))
 
 

@@ -81,7 +81,7 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(MODEL, broken)
     config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "surprise": 3}))
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "xielu", "surprise": 3}))
     (broken / "tokenizer.json").write_text("{")
     code, out, _ = call(capsys, "check", broken, "--json")
     errors = [p["what"] for p in json.loads(out)["problems"] if p["severity"] == "error"]

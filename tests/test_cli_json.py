@@ -81,18 +81,21 @@ def test_every_verb_gives_one_object(
         ("compile",): (MODEL / "config.json", "-o", tmp_path / "a.heddle", "--random-weights", 1),
         ("run",): (tinydoc, "The", "--max-tokens", 3, "--threads", 2),
         ("chat",): (tinydoc, "--max-tokens", 3, "--threads", 2),
+        ("embed",): (tinydoc, "The", "A line", "--truncate", 2, "--threads", 2),
         ("bench", "latency"): (tinydoc, *bench, "--repeat", 1, "--warmup", 0),
         ("bench", "throughput"): (tinydoc, *bench, "--num-prompts", 2),
         ("eval", "perplexity"): (tinydoc, *text),
         ("eval", "compare"): (tinydoc, tinydoc, *text),
         ("inspect",): (tinydoc,),
         ("check",): (MODEL,),
+        ("export",): (MODEL, "-o", tmp_path / "hf"),
         ("doctor",): (),
         ("cache", "list"): (),
         ("cache", "clear"): ("--yes",),
         ("replay",): (trace,),
     }
-    by_themselves = {("serve",), ("bench", "serve")}  # the next test, and tests of the benchmark
+    # The next test, and tests of the benchmark and of torch modules.
+    by_themselves = {("serve",), ("bench", "serve"), ("compile-torch",)}
     assert {*calls, *by_themselves} == {path for path in LEAVES if path[0] not in NOT_FOR_PROGRAMS}
     monkeypatch.setattr("heddle.cli.terminal.read_piped", said_nothing)
     for path, args in calls.items():
@@ -130,6 +133,7 @@ def test_serve_says_where_it_listens_and_ends_when_told(tinydoc: Path) -> None:
         (("bench", "latency", "/nonexistent"), 1, "ModelError", "/nonexistent"),
         (("bench", "serve", "--base-url", "http://127.0.0.1:9"), 1, "HeddleError", "127.0.0.1:9"),
         (("compile", "/nonexistent"), 1, "ModelError", "/nonexistent"),
+        (("export", "/nonexistent", "-o", "/nonexistent/o"), 1, "ModelError", "/nonexistent"),
         (("inspect", "/nonexistent"), 1, "ArtifactError", "/nonexistent"),
         (("replay", "/nonexistent"), 1, "TraceError", "/nonexistent"),
         (("run", MODEL, "hi", "--max-tokens", "0"), 1, "RequestError", "max_tokens"),
@@ -171,7 +175,7 @@ def test_completion(capsys: pytest.CaptureFixture[str], shell: str, first: str) 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("heddle c", "compile chat check cache completion"),
+        ("heddle c", "compile compile-torch chat check cache completion"),
         ("heddle eval ", "perplexity compare"),
         ("heddle run --top", "--top-p --top-k"),
     ],

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from heddle.models import ARCHITECTURES, ModelError, architecture, load_config
 from heddle.models.config import IGNORED_KEYS
-from heddle.models.llama_config import LlamaConfig, llama_config, mistral_config, qwen2_config
+from heddle.models.decoder_config import DecoderConfig
+from heddle.models.families.llama import llama_config
+from heddle.models.families.mistral import mistral_config
+from heddle.models.families.qwen import qwen2_config
 from heddle.models.rope import ROPE_TYPES
 
 SMALL = {
@@ -62,7 +65,7 @@ def saved() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def read(raw: dict[str, Any]) -> LlamaConfig:
+def read(raw: dict[str, Any]) -> DecoderConfig:
     """The config by way of the registry."""
     return architecture(raw).config(raw)
 
@@ -99,8 +102,8 @@ def test_transformers_output_is_read(name: str, saved: dict[str, Any]) -> None:
     ):
         assert getattr(config, ours) == whole[theirs], ours
     assert config.head_dim == (whole.get("head_dim") or 8)
-    assert config.rope.type == rope["rope_type"]
-    assert config.rope.theta == rope["rope_theta"]
+    assert config.ropes[0].type == rope["rope_type"]
+    assert config.ropes[0].theta == rope["rope_theta"]
     if layer_types is not None:
         window = whole["sliding_window"]
         assert config.windows == tuple(window if t == "sliding_attention" else 0 for t in layer_types)
@@ -157,7 +160,7 @@ def test_all_problems_are_listed_at_once() -> None:
         num_hidden_layers=0,
         num_attention_heads=True,
         rms_norm_eps=-1,
-        hidden_act="gelu",
+        hidden_act="xielu",
         tie_word_embeddings="yes",
         rope_tetha=1e6,
         quantization_config={"bits": 4},
@@ -175,7 +178,7 @@ def test_all_problems_are_listed_at_once() -> None:
         '"num_hidden_layers" is 0: it must be at least 1',
         '"num_attention_heads" is true: it must be an integer',
         '"rms_norm_eps" is -1: it must be finite and positive',
-        '"hidden_act" is "gelu": supported: silu',
+        '"hidden_act" is "xielu": supported: silu',
         '"tie_word_embeddings" is "yes": it must be true or false',
         'unknown config key "rope_tetha": it may change what the model computes; did you mean "rope_theta"',
         '"quantization_config" is {"bits": 4}, which is not supported: its weights are stored quantized',
@@ -267,7 +270,7 @@ def test_any_json_is_read_or_refused(changes: dict[str, Any], rope: Any, name: s
     except ModelError:
         return
     assert len(config.windows) == config.num_layers
-    assert np.isfinite(config.rope.scale())
+    assert np.isfinite(config.ropes[0].scale())
 
 
 def test_model_error_survives_pickling() -> None:

@@ -72,7 +72,9 @@ def test_zeros_and_what_is_not_finite() -> None:
 
 
 def test_bad_input(null: LLM) -> None:
-    with pytest.raises(RequestError, match=r"prompts\[0\]: pooling is 'max'; allowed are 'mean', 'last'"):
+    with pytest.raises(
+        RequestError, match=r"prompts\[0\]: pooling is 'max'; allowed are 'mean', 'cls', 'last', and None"
+    ):
         null.embed("x", pooling="max")
     with pytest.raises(RequestError, match=r"prompts\[1\]: the prompt is empty"):
         null.embed(["x", ""])

@@ -11,8 +11,10 @@ import pytest
 import tvm_ffi
 
 from heddle.runtime.features import architecture, cpu_features
-from heddle.schedules.catalog import linear, pack_rows, rms_norm, row_tile, silu_mul
+from heddle.schedules import epilogue as epilogues
+from heddle.schedules.catalog import activation, gated, layer_norm, linear, pack_rows, rms_norm, row_tile, scale
 from heddle.schedules.compat import PrimFunc, tvm
+from heddle.schedules.cpu.norm import Norm
 from heddle.schedules.cpu.reference import narrow, widen
 from heddle.schedules.layouts import tile32
 from heddle.schedules.target import PROFILES, TargetProfile
@@ -24,9 +26,10 @@ LAYERS = [
     ("float16", ("bias",)),
     ("bfloat16", ("residual",)),
     ("float16", ("bias", "residual")),
-    ("float32", ("silu_mul",)),
-    ("float16", ("silu_mul",)),
-    ("bfloat16", ("bias", "silu_mul")),
+    ("float32", ("gated:silu",)),
+    ("float16", ("gated:silu",)),
+    ("bfloat16", ("bias", "gated:silu")),
+    ("bfloat16", ("bias", "gelu", "scale:0.22", "residual")),
 ]
 
 
@@ -46,7 +49,7 @@ class Layer:
 
     def __init__(self, k: int, n: int, dtype: str, epilogue: tuple[str, ...], rows: int = ROWS) -> None:
         rng = np.random.default_rng(k * n)
-        parts = 2 if "silu_mul" in epilogue else 1
+        parts = epilogues.parts(epilogue)
         self.params = {"in_features": k, "out_features": n, "weight_dtype": dtype, "epilogue": epilogue}
         self.k, self.n = k, n
         self.x = rng.standard_normal((rows, k), dtype=np.float32)
@@ -57,7 +60,7 @@ class Layer:
 
     def operands(self, rows: slice) -> list[np.ndarray]:
         epilogue = self.params["epilogue"]
-        parts = 2 if "silu_mul" in epilogue else 1
+        parts = epilogues.parts(epilogue)
         bias = [tile32.pad_vector(self.bias, parts)] if "bias" in epilogue else []
         return bias + ([self.residual[rows]] if "residual" in epilogue else [])
 
@@ -67,7 +70,7 @@ class Layer:
         shape = (len(x), self.n)
         if rows == "n":
             mr = row_tile(target)
-            pack = pack_rows(features=self.k, norm_eps=None, target=target)
+            pack = pack_rows(features=self.k, norm=None, target=target)
             x = call(pack, target, [x], (-(-len(x) // mr), self.k, mr))
         func = linear(rows=rows, target=target, **self.params)
         return call(func, target, [x, self.packed, *self.operands(part)], shape)
@@ -102,7 +105,7 @@ def test_odd_shapes_agree(k: int, n: int) -> None:
                 assert_same_bits(layer.run(rows, target, part), want[part])
 
 
-@pytest.mark.parametrize("epilogue", [("residual",), ("silu_mul",)], ids="+".join)
+@pytest.mark.parametrize("epilogue", [("residual",), ("gated:silu",)], ids="+".join)
 def test_blocks_of_k_keep_the_chain(epilogue: tuple[str, ...]) -> None:
     """K large enough that the many-row kernel carries its sums through memory, over more rows than one task holds."""
     layer = Layer(4500, 40, "bfloat16", epilogue, rows=200)
@@ -135,7 +138,7 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 
 def test_thread_count_does_not_matter(set_threads: Callable[[int], None]) -> None:
-    layer = Layer(67, 400, "float16", ("silu_mul",))
+    layer = Layer(67, 400, "float16", ("gated:silu",))
     target = TARGETS[-1]
     set_threads(1)
     want = layer.one_by_one(target)
@@ -145,26 +148,45 @@ def test_thread_count_does_not_matter(set_threads: Callable[[int], None]) -> Non
             assert_same_bits(layer.run(rows, target), want)
 
 
-def test_unfused_epilogues_have_the_same_bits() -> None:
-    fused = Layer(50, 45, "float16", ("silu_mul",))
+@pytest.mark.parametrize("kind", ["silu", "gelu"])
+def test_unfused_gates_have_the_same_bits(kind: str) -> None:
+    fused = Layer(50, 45, "float16", (f"gated:{kind}",))
     plain = Layer(50, 90, "float16", ())
     plain.x, plain.w, plain.packed = fused.x, fused.w, tile32.pack(fused.w)
     for target in TARGETS:
         y = plain.run("n", target)
-        unfused = call(silu_mul(features=45, target=target), target, [y[:, :45], y[:, 45:]], (ROWS, 45))
+        unfused = call(gated(features=45, kind=kind, target=target), target, [y[:, :45], y[:, 45:]], (ROWS, 45))
         assert_same_bits(unfused, fused.run("8", target))
 
 
-def test_packing_with_a_norm_has_the_bits_of_rms_norm() -> None:
+@pytest.mark.parametrize(
+    ("item", "kernel", "params"),
+    [
+        ("relu2", activation, {"kind": "relu2"}),
+        ("gelu_tanh", activation, {"kind": "gelu_tanh"}),
+        ("scale:0.22", scale, {"factor": 0.22}),
+    ],
+)
+def test_unfused_functions_have_the_same_bits(item: str, kernel: Callable[..., PrimFunc], params: dict) -> None:
+    fused, plain = Layer(50, 45, "float16", ("bias", item)), Layer(50, 45, "float16", ("bias",))
+    for target in TARGETS:
+        unfused = call(kernel(features=45, target=target, **params), target, [plain.run("n", target)], (ROWS, 45))
+        assert_same_bits(unfused, fused.run("8", target))
+
+
+@pytest.mark.parametrize(("kind", "bias"), [("rms", False), ("layer", False), ("layer", True)])
+def test_packing_with_a_norm_has_the_bits_of_the_norm(kind: str, bias: bool) -> None:
     rng = np.random.default_rng(3)
-    x, gamma = rng.standard_normal((ROWS, 77), dtype=np.float32), rng.standard_normal(77, dtype=np.float32)
-    want = call(rms_norm(features=77, eps=1e-6, target=TARGETS[0]), TARGETS[0], [x, gamma], x.shape)
+    arrays = [rng.standard_normal(size, dtype=np.float32) for size in ((ROWS, 77), 77, 77)[: 3 if bias else 2]]
+    params = {"features": 77, "eps": 1e-6} | ({"bias": bias} if kind == "layer" else {})
+    norm = {"rms": rms_norm, "layer": layer_norm}[kind]
+    want = call(norm(target=TARGETS[0], **params), TARGETS[0], arrays, (ROWS, 77))
     for target in TARGETS:
         mr = row_tile(target)
-        pack = pack_rows(features=77, norm_eps=1e-6, target=target)
-        packed = call(pack, target, [x, gamma], (-(-ROWS // mr), 77, mr))
+        pack = pack_rows(features=77, norm=Norm(kind, 77, 1e-6, bias), target=target)
+        packed = call(pack, target, arrays, (-(-ROWS // mr), 77, mr))
         assert_same_bits(np.ascontiguousarray(packed.transpose(0, 2, 1)).reshape(-1, 77)[:ROWS], want)
-        assert_same_bits(call(rms_norm(features=77, eps=1e-6, target=target), target, [x, gamma], x.shape), want)
+        assert_same_bits(call(norm(target=target, **params), target, arrays, (ROWS, 77)), want)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from heddle.ir_passes.dialect import OPS, attr
 from heddle.models import RandomCheckpoint, architecture
-from heddle.models.llama_config import LlamaConfig
+from heddle.models.decoder_config import DecoderConfig
 from heddle.runtime.plans import PAGE, PlanLayout, PlanSequence, build_plan
 from heddle.schedules.compat import relax, tvm
 
@@ -92,7 +92,7 @@ def export(raw: dict[str, Any], dtypes: dict[str, str] | None = None, kv_dtype: 
     return arch.export(arch.config(raw), dtypes=dtypes or {}, kv_dtype=kv_dtype, plan_layout=LAYOUT)
 
 
-def config_of(raw: dict[str, Any]) -> LlamaConfig:
+def config_of(raw: dict[str, Any]) -> DecoderConfig:
     return architecture(raw).config(raw)
 
 
@@ -212,7 +212,7 @@ def test_dialect_calls_of_every_layer(name: str) -> None:
     config, mod = config_of(raw), export(raw)
     layers = config.num_layers
     counts = Counter(call.op.name.removeprefix("heddle.") for _, call in calls(mod["body"]))
-    per_layer = {"rms_norm": 2, "linear": 7, "rope": 2, "kv_append": 1, "attention": 1, "silu_mul": 1, "add": 2}
+    per_layer = {"rms_norm": 2, "linear": 7, "rope": 2, "kv_append": 1, "attention": 1, "gated": 1, "add": 2}
     assert counts == {op: n * layers for op, n in per_layer.items()} | {"rope_table": 1, "rms_norm": 2 * layers + 1}
     sites = [attr(call, "site") for call in calls_of(mod["body"], "linear")]
     linears = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.up", "mlp.down")

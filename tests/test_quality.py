@@ -65,7 +65,7 @@ class Simulation:
     def attention(self, x: np.ndarray, site: str) -> np.ndarray:
         """Causal attention of x [n, hidden]; heads share keys and values in groups."""
         n, dim = len(x), self.config.head_dim
-        angles = np.outer(np.arange(n), self.config.rope.theta ** (-np.arange(0, dim, 2) / dim))
+        angles = np.outer(np.arange(n), self.config.ropes[0].theta ** (-np.arange(0, dim, 2) / dim))
         cos, sin = np.cos(angles), np.sin(angles)
 
         def heads(name: str) -> np.ndarray:

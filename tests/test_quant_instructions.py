@@ -20,7 +20,7 @@ TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.mi
 KINDS = [1, 8, ROW_TILE]  # rows of a tile of activations: one row, few, many
 MULTIPLY = re.compile(r"^\s+(?:\{(vex)\}\s+)?(vpdpbusd|vpmaddwd|vpmaddubsw)\b.*%([xyz]mm)\d+$", re.MULTILINE)
 K = 8192
-SCHEMES = ["w8a8", "w8a16-asym", "w8a8-g32-ag-asym", "w4a8", "w4a16-2l", "w4a8-2l-asym"]
+SCHEMES = ["w8a8", "w8a16-asym", "w8a8-g32-ag-asym", "w4a8", "w4a16-2l", "w4a8-2l-asym", "w4a16-min"]
 
 
 def kernel(tile_rows: int, k: int, n: int, name: str, target: TargetProfile) -> PrimFunc:
@@ -65,6 +65,7 @@ def extremes(name: str, tile_rows: int) -> list[np.ndarray]:
         np.full(shape, 15, np.uint8) if fmt.two_level else np.full(shape, 0.013, np.float16),
         None if fmt.symmetric else zeros,
         np.linspace(0.001, 0.002, 20, dtype=np.float32) if fmt.two_level else None,
+        np.full(shape, -0.11, np.float16) if fmt.minima else None,
     )
     return [*packed_rows(x[:tile_rows], spec, tile_rows), *w.pack().values()]
 

@@ -22,11 +22,13 @@ FORMATS = [
     WeightFormat(4, 32, symmetric=False, two_level=True),
     WeightFormat(8, None),
     WeightFormat(8, 32, symmetric=False),
+    WeightFormat(4, 32, minima=True),
+    WeightFormat(8, 64, minima=True),
 ]
 
 
 def random_matrix(fmt: WeightFormat, rows: int, columns: int, seed: int = 0) -> QuantizedMatrix:
-    """Codes, scales and zero points over their whole ranges."""
+    """Codes, scales, zero points and minima over their whole ranges."""
     rng = np.random.default_rng(seed)
     low, high = fmt.codes
     shape = rows, fmt.groups(columns)
@@ -37,6 +39,7 @@ def random_matrix(fmt: WeightFormat, rows: int, columns: int, seed: int = 0) -> 
         rng.integers(1, 16, shape, dtype=np.uint8) if fmt.two_level else scales,
         None if fmt.symmetric else rng.integers(0, high + 1, shape, dtype=np.uint8),
         rng.random(rows, dtype=np.float32) if fmt.two_level else None,
+        rng.uniform(-0.05, 0.01, shape).astype(np.float16) if fmt.minima else None,
     )
 
 
@@ -60,7 +63,7 @@ def test_matrices_pack_and_unpack(fmt: WeightFormat, rows: int, parts: int) -> N
     assert list(arrays) == list(packed_arrays(fmt, rows, 192, parts))
     assert all(a.flags.c_contiguous for a in arrays.values())
     back = QuantizedMatrix.unpack(fmt, arrays, rows, parts)
-    for name in ("codes", "scales", "zeros", "channels"):
+    for name in ("codes", "scales", "zeros", "channels", "mins"):
         np.testing.assert_array_equal(getattr(back, name), getattr(matrix, name))
 
 
@@ -106,6 +109,8 @@ def test_channel_values_follow_the_tiles() -> None:
         ("w4a16-f32-pc-asym", WeightFormat(4, None, symmetric=False), "f32"),
         ("w8a8", WeightFormat(8, None), "int8"),
         ("w8a16-g128", WeightFormat(8, 128), "limbs"),
+        ("w4a8-min", WeightFormat(4, 32, minima=True), "int8"),
+        ("w8a8-g64-min-ag", WeightFormat(8, 64, minima=True), "int8-group"),
     ],
 )
 def test_scheme_names(name: str, weight: WeightFormat, activation: str) -> None:
@@ -129,6 +134,9 @@ def test_scheme_names(name: str, weight: WeightFormat, activation: str) -> None:
         ("w4a8-pc-2l", "drop `2l`"),
         ("w8a8-ag", "drop `ag`"),
         ("w4a8-2l-ag", "drop `ag`"),
+        ("w4a8-asym-min", "take the place of zero points; drop `min`"),
+        ("w4a8-2l-min", "drop `min`"),
+        ("w8a8-min", "weights in groups"),
     ],
 )
 def test_wrong_scheme_names(name: str, message: str) -> None:
@@ -152,6 +160,7 @@ def test_shapes_that_do_not_suit_a_format() -> None:
 def test_bits_per_weight() -> None:
     assert scheme("w4a8").weight.bits_per_weight(4096) == 4.5
     assert scheme("w4a8-asym").weight.bits_per_weight(4096) == 4.75
+    assert scheme("w4a8-min").weight.bits_per_weight(4096) == 5
     assert scheme("w4a8-2l").weight.bits_per_weight(1024) == 4.25 + 32 / 1024
     assert {scheme(name).weight.bits_per_weight(1600) for name in BASES} == {4.5, 8.01}
 
@@ -192,7 +201,7 @@ def test_reference_is_near_the_product_of_what_the_codes_mean(fmt: WeightFormat,
     bias, residual = rng.standard_normal(20, dtype=np.float32), rng.standard_normal((3, 20), dtype=np.float32)
     seen = x if activation == "f32" else reference.quantize_activations(x, activation, fmt.group_size(192)).dequantize()
     expected = seen.astype(np.float64) @ w.dequantize().T.astype(np.float64) + bias + residual
-    y = reference.linear(x, w, activation, bias, residual)
+    y = reference.linear(x, w, activation, bias, residual, ("bias", "residual"))
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 

@@ -12,7 +12,7 @@ from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu import quant_linear_rows as ql
 from heddle.schedules.cpu import quant_reference
-from heddle.schedules.cpu.norm import rms_norm
+from heddle.schedules.cpu.norm import Norm, rms_norm
 from heddle.schedules.cpu.quant_pack import quant_pack
 from heddle.schedules.cpu.quant_spec import QuantSpec
 from heddle.schedules.layouts import tile16
@@ -26,11 +26,12 @@ LAYERS = [
     # scheme, K, N, epilogue
     ("w4a8-g32", 96, 50, ("bias", "residual")),
     ("w4a8-g64-ag", 128, 70, ("residual",)),
-    ("w4a8-2l-asym", 64, 24, ("silu_mul",)),
-    ("w4a16-g32-asym", 64, 45, ("bias", "silu_mul")),
+    ("w4a8-2l-asym", 64, 24, ("gated:silu",)),
+    ("w4a16-g32-asym", 64, 45, ("bias", "gated:silu")),
     ("w4a16-f32", 64, 33, ("residual",)),
+    ("w4a8-g32-min", 96, 50, ("bias", "residual")),
     ("w8a8", 52, 61, ("bias",)),
-    ("w8a16", 36, 20, ()),
+    ("w8a16", 36, 20, ("gelu",)),
 ]
 
 
@@ -65,7 +66,7 @@ class Layer:
         func = quant_pack(
             features=self.spec.in_features,
             rows=rows,
-            norm_eps=None,
+            norm=None,
             target=target,
             **self.spec.coding(rows),
         )
@@ -84,8 +85,8 @@ class Layer:
         return np.concatenate([self.run(1, target, slice(i, i + 1)) for i in range(len(self.x))])
 
     def reference(self) -> np.ndarray:
-        silu_mul = self.spec.parts == 2
-        return quant_reference.linear(self.x, self.w, self.spec.activation, self.bias, self.residual, silu_mul)
+        operands = (self.bias, self.residual, self.spec.epilogue)
+        return quant_reference.linear(self.x, self.w, self.spec.activation, *operands)
 
 
 def assert_same_bits(got: np.ndarray, want: np.ndarray) -> None:
@@ -122,7 +123,14 @@ def test_packing_with_a_norm_has_the_bits_of_rms_norm() -> None:
     normal = call(rms_norm(features=96, eps=1e-6, target=TARGETS[0]), TARGETS[0], [x, gamma], x)[0]
     spec = ql.quant_spec(96, 16, "w4a16-g32", ())
     want = ql.packed_rows(normal, spec, 4)
-    options = {"features": 96, "activation": "limbs", "group": 32, "factor": -8, "rows": 4, "norm_eps": 1e-6}
+    options = {
+        "features": 96,
+        "activation": "limbs",
+        "group": 32,
+        "factor": -8,
+        "rows": 4,
+        "norm": Norm("rms", 96, 1e-6),
+    }
     for target in TARGETS:
         for got, array in zip(call(quant_pack(target=target, **options), target, [x, gamma], *want), want, strict=True):
             np.testing.assert_array_equal(got, array)
@@ -135,7 +143,7 @@ def test_packing_with_a_norm_has_the_bits_of_rms_norm() -> None:
         ({"scheme": "w3a8"}, "unknown quantization scheme"),
         ({"in_features": 48}, "no multiple of 32"),
         ({"scheme": "w4a8-g128"}, "groups of 128 do not divide 64"),
-        ({"epilogue": ("residual", "bias")}, "no quantized linear with the epilogue"),
+        ({"epilogue": ("residual", "bias")}, "no linear kernel with the epilogue"),
         ({"out_features": 0}, "at least one channel"),
     ],
 )
@@ -146,7 +154,7 @@ def test_unknown_parameters_are_named(change: dict[str, object], words: str) -> 
 
 
 def test_activations_that_cannot_be_packed_are_named() -> None:
-    options = {"features": 64, "rows": 1, "factor": -8, "norm_eps": None, "target": TARGETS[0]}
+    options = {"features": 64, "rows": 1, "factor": -8, "norm": None, "target": TARGETS[0]}
     with pytest.raises(ValueError, match="choose one of limbs, int8, int8-group"):
         quant_pack(activation="f32", group=32, **options)
     with pytest.raises(ValueError, match="groups of 48 do not divide 64"):

@@ -22,10 +22,13 @@ ROWS = 29  # more than two tiles of rows, and a last one that is not full
 LAYERS = [
     (100, 33, "w8a8", ("bias", "residual")),
     (128, 40, "w4a8-g64", ()),
-    (64, 24, "w4a8-ag", ("silu_mul",)),
+    (64, 24, "w4a8-ag", ("gated:silu",)),
+    (64, 20, "w8a8-g32", ("bias", "gelu")),
     (96, 17, "w4a8-2l", ("residual",)),
     (64, 16, "w4a16-asym", ()),
     (64, 16, "w4a16-2l-asym", ("bias",)),
+    (64, 24, "w4a8-min", ("bias", "residual")),
+    (128, 24, "w8a8-g64-min-ag", ("gated:silu",)),
 ]
 
 
@@ -52,6 +55,7 @@ class Layer:
             rng.integers(1, 16, shape, dtype=np.uint8) if fmt.two_level else scales,
             None if fmt.symmetric else rng.integers(low, high + 1, shape, dtype=np.uint8),
             rng.uniform(0.001, 0.002, rows).astype(np.float32) if fmt.two_level else None,
+            rng.uniform(-0.3, 0.1, shape).astype(np.float16) if fmt.minima else None,
         )
         self.x = np.where(rng.random((ROWS, k)) < 0.5, -1, 1).astype(np.float32) * rng.uniform(0.9, 1, (ROWS, k))
         self.x = self.x.astype(np.float32)

@@ -38,7 +38,17 @@ MIXED = {
 """Every activation format in one model; a table that embedding and head store apart."""
 FINE = {"*": "w4a16-2l", "layers.0.*": "w4a16-g32-asym-f32", "lm_head": "w8a16", "layers.1.mlp.*": "w8a16-g32"}
 """Activations of 15 bits and more: only weights are rounded much."""
-SLOW = ("w8a8", "w8a16", "w4a16", "w4a8-g32-2l", "w4a8-ag", "w8a8-g32-ag-asym", "w4a16-g32-2l-asym-f32", "w8a16-f32-pc")
+SLOW = (
+    "w8a8",
+    "w8a16",
+    "w4a16",
+    "w4a8-g32-2l",
+    "w4a8-ag",
+    "w8a8-g32-ag-asym",
+    "w4a16-g32-2l-asym-f32",
+    "w8a16-f32-pc",
+    "w4a8-min",
+)
 
 Artifacts = Callable[..., Path]
 
@@ -215,7 +225,7 @@ def test_stored_bytes_are_the_bits_per_weight(artifact: Artifacts, small: Path, 
         rows, columns = model.specs[param].shape
         padded = -(-rows // 16) * 16
         expected += scheme.bits_per_weight(columns) * padded * columns / 8
-    arrays = ("codes", "scales", "zeros", "channels")
+    arrays = ("codes", "scales", "zeros", "mins", "channels")
     assert sum(size for name, size in sizes.items() if name.rpartition(".")[2] in arrays) == expected
     assert manifest(path).memory.weights_bytes == sum(sizes.values())
     assert 0 <= (path / "weights.safetensors").stat().st_size - sum(sizes.values()) < 20_000  # header and alignment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from heddle.models import ModelError
-from heddle.models.llama_config import llama_config
+from heddle.models.families.llama import llama_config
 from heddle.models.rope import RopeConfig
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -29,17 +30,26 @@ CASES: dict[str, dict[str, Any]] = {
     "yarn-mscale": {"rope_type": "yarn", **YARN, "mscale": 0.8, "mscale_all_dim": 0.5},
     "yarn-step": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
     "yarn-ratio": {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 4096},
+    "longrope": {"rope_type": "longrope", "original_max_position_embeddings": 4096},
+    "longrope-short": {"rope_type": "longrope"},
+    "longrope-factor": {"rope_type": "longrope", "original_max_position_embeddings": 4096, "factor": 8.0},
+    "longrope-attention": {"rope_type": "longrope", "original_max_position_embeddings": 64, "attention_factor": 1.25},
 }
 SHAPES = [(64, 10000.0), (80, 500000.0), (128, 1e6), (12, 123456.5)]
 
 REFERENCE = """
 import json, sys, torch
 from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 out = []
 for raw in json.load(sys.stdin):
-    rope = LlamaRotaryEmbedding(LlamaConfig(**raw))
-    out.append([rope.inv_freq.tolist(), float(rope.attention_scaling)])
+    config = LlamaConfig(**raw)
+    rope = LlamaRotaryEmbedding(config)
+    table, scale = rope.inv_freq, rope.attention_scaling
+    if rope.rope_type == "longrope":  # the factors of a sequence as long as the context
+        table, scale = ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=config.max_position_embeddings)
+    out.append([table.tolist(), float(scale)])
 print(json.dumps(out))
 """
 
@@ -48,6 +58,9 @@ def raw_config(name: str, dim: int, theta: float) -> dict[str, Any]:
     """A config.json in the current spelling."""
     sizes = {"vocab_size": 32, "hidden_size": 2 * dim, "intermediate_size": 64, "num_hidden_layers": 1}
     rope = {"rope_theta": theta, **CASES[name]}
+    if rope["rope_type"] == "longrope":
+        rope |= {"short_factor": np.linspace(1, 1.5, dim // 2).tolist()}
+        rope |= {"long_factor": np.linspace(1, 40, dim // 2).tolist()}
     return sizes | {"num_attention_heads": 2, "max_position_embeddings": 16384, "rope_parameters": rope}
 
 
@@ -65,7 +78,7 @@ def reference() -> dict[tuple[str, int], tuple[np.ndarray, float]]:
 @pytest.mark.parametrize("name", CASES)
 def test_table_equals_transformers(name: str, dim: int, theta: float, reference: Any) -> None:
     expected, scale = reference[name, dim]
-    rope = llama_config(raw_config(name, dim, theta)).rope
+    rope = llama_config(raw_config(name, dim, theta)).ropes[0]
     inv_freq = rope.inv_freq()
     assert inv_freq.dtype == np.float32
     assert inv_freq.shape == (dim // 2,)
@@ -75,8 +88,11 @@ def test_table_equals_transformers(name: str, dim: int, theta: float, reference:
     assert rope.scale() == pytest.approx(scale, rel=1e-12)
 
 
+TABLES = ("default", "linear", "llama3", "llama3-32", "yarn", "yarn-betas", "longrope", "longrope-short")
+
+
 def test_scalings_differ_from_each_other(reference: Any) -> None:
-    tables = [reference[name, 128][0] for name in ("default", "linear", "llama3", "llama3-32", "yarn", "yarn-betas")]
+    tables = [reference[name, 128][0] for name in TABLES]
     assert len({table.tobytes() for table in tables}) == len(tables)
     assert np.array_equal(reference["dynamic", 128][0], reference["default", 128][0])  # at the configured length
 
@@ -85,27 +101,45 @@ def test_scalings_differ_from_each_other(reference: Any) -> None:
 def test_both_spellings_agree(name: str) -> None:
     new = raw_config(name, 64, 10000.0)
     old = {key: value for key, value in new.items() if key != "rope_parameters"}
-    scaling = {"type" if key == "rope_type" else key: value for key, value in CASES[name].items()}
+    given = new["rope_parameters"].items()
+    scaling = {"type" if key == "rope_type" else key: value for key, value in given if key != "rope_theta"}
     old |= {"rope_theta": 10000.0, "rope_scaling": scaling}
-    assert llama_config(new).rope == llama_config(old).rope
+    assert llama_config(new).ropes[0] == llama_config(old).ropes[0]
 
 
 def test_absent_rope_is_default() -> None:
     raw = raw_config("default", 64, 10000.0)
     del raw["rope_parameters"]
-    assert llama_config(raw).rope == RopeConfig(dim=64, context=16384)
-    assert llama_config(raw | {"rope_scaling": None, "rope_theta": 5e5}).rope.theta == 5e5
+    assert llama_config(raw).ropes[0] == RopeConfig(dim=64, context=16384)
+    assert llama_config(raw | {"rope_scaling": None, "rope_theta": 5e5}).ropes[0].theta == 5e5
+
+
+def test_a_shorter_context_takes_short_factors() -> None:
+    rope = llama_config(raw_config("longrope", 64, 10000.0)).ropes[0]
+    short = dataclasses.replace(rope, context=4096)
+    longer = dataclasses.replace(rope, short_factor=rope.long_factor)
+    assert rope.inv_freq().tobytes() == longer.inv_freq().tobytes() != short.inv_freq().tobytes()
+    assert rope.scale() == short.scale()  # by the lengths of the config, whatever the context
+
+
+def test_pretraining_length_is_nothing_to_other_types() -> None:
+    raw = raw_config("default", 64, 10000.0)
+    assert llama_config(raw | {"original_max_position_embeddings": 4096}).ropes == llama_config(raw).ropes
 
 
 def test_outer_pretraining_length_wins() -> None:
     raw = raw_config("llama3", 64, 10000.0) | {"original_max_position_embeddings": 1024}
-    assert llama_config(raw).rope.original == 1024
+    assert llama_config(raw).ropes[0].original == 1024
 
 
 @pytest.mark.parametrize(
     ("rope", "expected"),
     [
-        ({"rope_type": "longrope"}, 'rope_type" is "longrope": supported: default, linear, dynamic, llama3, yarn'),
+        ({"rope_type": "su"}, 'rope_type" is "su": supported: default, linear, dynamic, llama3, yarn, longrope'),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 32}, '"rope_parameters.long_factor" is missing'),
+        ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [0.0]}, "short_factor has 1 numbers"),
+        ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [0.0]}, 'long_factor" is [0.0]'),
+        ({"rope_type": "longrope", "short_factor": "1"}, "it must list a positive number for each pair"),
         ({"rope_type": "linear"}, '"rope_parameters.factor" is missing'),
         ({"rope_type": "linear", "factor": 0.5}, "factor is 0.5"),
         ({"rope_type": "linear", "factor": "2"}, "must be a number"),

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import encoders
 import numpy as np
 from simulate import decoder_losses
 
@@ -139,6 +140,16 @@ def decoder_torch(a: dict[str, np.ndarray]) -> Callable[[], Any]:
     return decoder_losses(a, THREADS)
 
 
+def encoder_padded(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """Embeddings of all texts as one padded batch."""
+    return encoders.padded(a, THREADS)
+
+
+def encoder_by_length(a: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """Embeddings of texts in batches of similar length."""
+    return encoders.by_length(a, THREADS)
+
+
 def fastest_product(torch: Any, matrix: Any, x: np.ndarray) -> Callable[[Any, Any], Any]:
     """The faster of torch's two kernels for CSR times dense: MKL's, and its own with a reduction, which balances rows better."""
     b = torch.from_numpy(x)
@@ -175,6 +186,8 @@ OPERATIONS = {
         sage_max_torch,
         rgcn_torch,
         decoder_torch,
+        encoder_padded,
+        encoder_by_length,
     )
 }
 

@@ -2,53 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from ...models.problems import Problem, error
-from ...models.weights import TensorSource, WeightSpec
+from ...models.quant_tensor import QuantInfo
+from ...models.weights import Parameters, WeightSpec
 from ...runtime.errors import HeddleError
 from ...runtime.features import physical_cores
 from ...schedules.catalog import scheme_obstacle
 from ...schedules.cpu.quant_spec import QuantSpec
-from ...schedules.layouts.scheme import Scheme
+from ...schedules.layouts.scheme import Scheme, WeightFormat
 from ...schedules.target import TargetProfile
-from .site_map import KEEP, expand, parse_sites
+from .keep import own_scheme
+from .site_map import KEEP, OWN_CODES, Keep, expand, parse_sites
 
 Quant = str | Mapping[str, str] | None
-"""A scheme's name, a map from patterns of sites to names of schemes (or "none"), or nothing."""
+"""A scheme's name (or "keep", "keep-a16", "none"), a map from patterns of sites to such names, or nothing."""
 
 EMBED, HEAD = "embed", "lm_head"
+QUANTIZABLE = ("linear", "embedding")  # kinds of weights
 SCAN = 1 << 22  # elements that one thread looks through at a time
 
 
-def model_sites(specs: Mapping[str, WeightSpec]) -> dict[str, str]:
-    """The parameter with the weight of each site that can be quantized; a tied head has the embedding's."""
-    sites = {param.removesuffix(".weight"): param for param, spec in specs.items() if spec.kind != "vector"}
-    if HEAD not in sites and EMBED in sites:
+def model_sites(specs: Mapping[str, WeightSpec], head: bool = True) -> dict[str, str]:
+    """The parameter with the weight of each site that can be quantized; a tied head, if the model has a `head`, has the
+    embedding's."""
+    sites = {param.removesuffix(".weight"): param for param, spec in specs.items() if spec.kind in QUANTIZABLE}
+    if head and HEAD not in sites and EMBED in sites:
         sites[HEAD] = sites[EMBED]
     return sites
 
 
-def choose_schemes(quant: Quant, sites: Mapping[str, str]) -> dict[str, Scheme]:
-    """The scheme of each site that is quantized; `sites` as `model_sites` gives them.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The scheme of each site that is quantized, and those of them that have the checkpoint's own codes."""
 
-    A table that embedding and head share follows the head's scheme and is then stored once, unless some pattern of `quant`
-    with letters of its own matches `embed`. HeddleError as `parse_sites` raises it.
+    schemes: dict[str, Scheme]
+    kept: frozenset[str] = frozenset()
+
+
+def choose(quant: Quant, sites: Mapping[str, str], stored: Mapping[str, QuantInfo]) -> Choice:
+    """How each site is quantized. `sites` as `model_sites` gives them; `stored` says which the checkpoint has quantized.
+
+    Sites that `quant` says nothing of keep their codes, or are quantized to what their info suggests where no layout holds
+    these. A table that embedding and head share follows the head's scheme and is then stored once, unless some pattern of
+    `quant` with letters of its own matches `embed`. HeddleError as `parse_sites` raises it, and where there is nothing to keep.
     """
-    if quant is None:
-        return {}
-    chosen = parse_sites(quant, list(sites))
+    given = {} if quant is None else quant
+    chosen = parse_sites(given, list(sites), otherwise=OWN_CODES["keep"] if stored else None)
     tied = EMBED in sites and sites[EMBED] == sites.get(HEAD)
-    if tied and (isinstance(quant, str) or not any(fnmatchcase(EMBED, p) and p.strip("*?") for p in quant)):
+    if tied and (isinstance(given, str) or not any(fnmatchcase(EMBED, p) and p.strip("*?") for p in given)):
         chosen.pop(EMBED, None)
         if HEAD in chosen:
             chosen[EMBED] = chosen[HEAD]
-    return chosen
+    if not stored and any(isinstance(found, Keep) for found in chosen.values()):
+        raise HeddleError(
+            "quant: there are no codes to keep",
+            "the weights of this checkpoint are not quantized",
+            "leave it out, or give a scheme, such as w4a8",
+        )
+    schemes: dict[str, Scheme] = {}
+    kept: set[tuple[str, WeightFormat]] = set()
+    for site, found in chosen.items():
+        scheme, keeps = own_scheme(stored.get(site), found) if isinstance(found, Keep) else (found, False)
+        if scheme is not None:
+            schemes[site] = scheme
+            kept |= {(sites[site], scheme.weight)} if keeps else set()
+    # A table that two sites read in one format is stored once.
+    return Choice(schemes, frozenset(site for site, scheme in schemes.items() if (sites[site], scheme.weight) in kept))
+
+
+def choose_schemes(quant: Quant, sites: Mapping[str, str]) -> dict[str, Scheme]:
+    """The scheme of each site of a model with float weights; see `choose`."""
+    return choose(quant, sites, {}).schemes
 
 
 def names(schemes: Mapping[str, Scheme], sites: Iterable[str]) -> dict[str, str]:
@@ -57,10 +89,17 @@ def names(schemes: Mapping[str, Scheme], sites: Iterable[str]) -> dict[str, str]
 
 
 def scheme_problems(
-    schemes: Mapping[str, Scheme], sites: Mapping[str, str], specs: Mapping[str, WeightSpec], profile: TargetProfile
+    schemes: Mapping[str, Scheme],
+    sites: Mapping[str, str],
+    specs: Mapping[str, WeightSpec],
+    profile: TargetProfile,
+    kept: Container[str] = (),
 ) -> list[Problem]:
-    """Sites whose shape does not suit their scheme, and schemes that the target has no kernels for; each kind once."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Sites whose shape does not suit their scheme, and schemes that the target has no kernels for; each kind once.
+
+    Those that have the checkpoint's own codes are `kept`.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
     for site, scheme in schemes.items():
         reason = scheme_obstacle(scheme, profile)
         if not reason:
@@ -70,23 +109,24 @@ def scheme_problems(
             except ValueError as refused:
                 reason = str(refused)
         if reason:
-            found.setdefault((scheme.name, reason), []).append(site)
-    return [error(f"{name} does not fit {_some(where)}", reason) for (name, reason), where in found.items()]
+            fix = "dequantize these weights (--quant none), or quantize them anew" if site in kept else ""
+            found.setdefault((scheme.name, reason, fix), []).append(site)
+    return [error(f"{name} does not fit {_some(where)}", *why) for (name, *why), where in found.items()]
 
 
-def finite_problems(params: Sequence[str], read_names: Mapping[str, str], checkpoint: TensorSource) -> list[Problem]:
+def finite_problems(params: Sequence[str], parameters: Parameters) -> list[Problem]:
     """Weights among `params` that are NaN or infinite: no scale can represent them."""
     problems = []
     with ThreadPoolExecutor(len(physical_cores())) as pool:
         for param in dict.fromkeys(params):
-            name = read_names[param]
-            flat = checkpoint.read(name).reshape(-1)
+            name = parameters.names[param]
+            flat = parameters.read(param).reshape(-1)
             pieces = [flat[start : start + SCAN] for start in range(0, len(flat), SCAN)]
             bad = next((i for i, fine in enumerate(pool.map(_finite, pieces)) if not fine), None)
             if bad is None:
                 continue
             at = bad * SCAN + int(np.argmin(np.isfinite(pieces[bad].astype(np.float32))))
-            columns = checkpoint.tensors[name].shape[-1]
+            columns = parameters.specs[param].shape[-1]
             value = float(flat[at])
             problems.append(
                 error(

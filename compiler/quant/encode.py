@@ -6,7 +6,8 @@ may be mapped from a file larger than memory. Slices are independent, so threads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,27 +42,38 @@ def encode(w: np.ndarray, fmt: WeightFormat, *, search: bool = True) -> Quantize
         chosen = _float_scales(t, fmt, search)
         scales = chosen[0].astype(np.float16)
     unsigned = codes(t, chosen, fmt)
-    unsigned += chosen[1]
+    if not fmt.minima:
+        unsigned += chosen[1]
     by_row = unsigned.astype(np.uint8).T.reshape(padded.shape)[:rows]
     zeros = None if fmt.symmetric else chosen[1].astype(np.uint8).reshape(-1, groups)[:rows]
-    return QuantizedMatrix(fmt, by_row, scales.reshape(-1, groups)[:rows], zeros, channels)
+    mins = chosen[1].astype(np.float16).reshape(-1, groups)[:rows] if fmt.minima else None
+    return QuantizedMatrix(fmt, by_row, scales.reshape(-1, groups)[:rows], zeros, channels, mins)
 
 
 def _float_scales(t: np.ndarray, fmt: WeightFormat, search: bool) -> Candidate:
-    """The best scales that float16 holds, and zero points."""
-    chosen = best(t, [(_stored(s), z) for s, z in candidates(t, fmt, None if search else 1)], fmt)
+    """The best scales that float16 holds, and zero points, or minima that it holds."""
+
+    def stored(candidate: Candidate) -> Candidate:
+        scale, zero = candidate
+        return _stored(scale), _stored(zero, "minimum") if fmt.minima else zero
+
+    chosen = best(t, [stored(c) for c in candidates(t, fmt, None if search else 1)], fmt)
     if search:
-        chosen = best(t, [chosen, (_stored(least_squares(t, chosen, fmt)), chosen[1])], fmt)
+        chosen = best(t, [chosen, stored(least_squares(t, chosen, fmt))], fmt)
     return chosen
 
 
-def _stored(scales: np.ndarray) -> np.ndarray:
-    """Scales as the kernels will read them."""
+def _stored(values: np.ndarray, what: str = "scale") -> np.ndarray:
+    """Scales or minima as the kernels will read them."""
     with np.errstate(over="ignore"):
-        stored = scales.astype(np.float16).astype(np.float32)
+        stored = values.astype(np.float16).astype(np.float32)
     if not np.isfinite(stored).all():
-        raise OverflowError(f"a scale of {np.abs(scales).max():g}")
+        raise OverflowError(f"a {what} of {np.abs(values).max():g}")
     return stored
+
+
+RowSource = Callable[[int, int], QuantizedMatrix]
+"""Rows [first, first + count) of a matrix, quantized. Called by several threads at once."""
 
 
 def quantize(
@@ -80,22 +92,44 @@ def quantize(
     """
     if w.ndim != 2:
         raise HeddleError(f"{name} cannot be quantized", f"its shape is {w.shape}", "quantize matrices only")
+    rows, columns = w.shape
+    return assemble(encoded_rows(w, fmt, name, search), fmt, rows, columns, parts, name, slice_tiles)
+
+
+def encoded_rows(w: np.ndarray, fmt: WeightFormat, name: str, search: bool = True) -> RowSource:
+    """Rows of the matrix w [N, K] of floats, encoded. They raise HeddleError as `quantize` does."""
+
+    def rows(first: int, count: int) -> QuantizedMatrix:
+        piece = _finite(w[first : first + count], name, first)
+        try:
+            return encode(piece, fmt, search=search)
+        except OverflowError as error:
+            raise _refuse(name, piece, first, "is too large", f"{error} exceeds float16") from error
+
+    return rows
+
+
+def assemble(
+    source: RowSource,
+    fmt: WeightFormat,
+    rows: int,
+    columns: int,
+    parts: int = 1,
+    name: str = "weight",
+    slice_tiles: int | None = None,
+) -> dict[str, np.ndarray]:
+    """The packed arrays of a matrix [rows, columns], slice by slice. HeddleError where the shape does not suit the format."""
     try:
-        specs = packed_arrays(fmt, len(w), w.shape[1], parts)
+        specs = packed_arrays(fmt, rows, columns, parts)
     except ValueError as error:
-        raise HeddleError(f"{name} {w.shape} cannot be quantized to {fmt.bits} bits", str(error)) from error
+        raise HeddleError(f"{name} {rows, columns} cannot be quantized to {fmt.bits} bits", str(error)) from error
     out = {key: np.empty(shape, dtype) for key, (shape, dtype) in specs.items()}
-    step = TILE * (slice_tiles or max(1, SLICE_VALUES // (TILE * w.shape[1])))
-    per_part = len(w) // parts
+    step = TILE * (slice_tiles or max(1, SLICE_VALUES // (TILE * columns)))
+    per_part = rows // parts
 
     def run(job: tuple[int, int]) -> None:
         part, start = job
-        first = part * per_part + start
-        piece = _finite(w[first : first + min(step, per_part - start)], name, first)
-        try:
-            packed = encode(piece, fmt, search=search).pack()
-        except OverflowError as error:
-            raise _refuse(name, piece, first, "is too large", f"{error} exceeds float16") from error
+        packed = source(part * per_part + start, min(step, per_part - start)).pack()
         tile = part * tiles(per_part) + start // TILE
         for key, array in packed.items():
             out[key][tile : tile + len(array)] = array
@@ -104,6 +138,23 @@ def quantize(
         for _ in pool.map(run, [(part, start) for part in range(parts) for start in range(0, per_part, step)]):
             pass
     return out
+
+
+def stacked(sources: Sequence[RowSource], heights: Sequence[int]) -> RowSource:
+    """The rows of several sources, one upon the other."""
+    ends = np.cumsum(heights).tolist()
+
+    def rows(first: int, count: int) -> QuantizedMatrix:
+        pieces = []
+        at = first
+        while at < first + count:
+            i = bisect.bisect_right(ends, at)
+            take = min(ends[i], first + count) - at
+            pieces.append(sources[i](at - (ends[i] - heights[i]), take))
+            at += take
+        return QuantizedMatrix.concatenate(pieces)
+
+    return rows
 
 
 def _finite(w: np.ndarray, name: str, first: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from ...schedules.layouts.scheme import WeightFormat
 
 Candidate = tuple[np.ndarray, np.ndarray]
-"""Scales and zero points, float32 [groups] both."""
+"""Scales, and zero points or minima, float32 [groups] both."""
 
 # A step of 1 / d of the largest magnitude. d = 7 is plain rounding, 8 puts the largest on code -8, more clips it.
 STEPS = {4: (7.0, 7.5, 8.0, 8.5, 9.0), 8: (127.0, 132.0)}
@@ -27,9 +27,11 @@ SMALLEST = np.finfo(np.float32).tiny  # scales below, whose inverse may overflow
 
 
 def codes(t: np.ndarray, candidate: Candidate, fmt: WeightFormat) -> np.ndarray:
-    """Codes minus zero points of t [size, groups], as float32."""
+    """Codes minus zero points of t [size, groups], as float32; with minima the codes of what is above them."""
     scale, zero = candidate
     low, high = fmt.codes
+    if fmt.minima:
+        t, zero = t - zero, np.zeros_like(zero)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.where(np.abs(scale) >= SMALLEST, np.float32(1) / scale, np.float32(0))
         u = t * inverse
@@ -42,6 +44,8 @@ def squared_error(t: np.ndarray, candidate: Candidate, fmt: WeightFormat) -> np.
     u = codes(t, candidate, fmt)
     with np.errstate(over="ignore"):
         u *= candidate[0]
+        if fmt.minima:
+            u += candidate[1]
         u -= t
         u *= u
         return u.sum(0)
@@ -82,16 +86,40 @@ def asymmetric(t: np.ndarray, fmt: WeightFormat) -> Iterator[Candidate]:
         yield scale * np.float32(shrink), zero
 
 
+def from_minima(t: np.ndarray, fmt: WeightFormat) -> Iterator[Candidate]:
+    """The range from the smallest to the largest value, and ranges shrunk around their middle."""
+    lowest, highest = t.min(0), t.max(0)
+    for shrink in (WIDE_SHRINKS if len(t) > WIDE else SHRINKS)[fmt.bits]:
+        width = (highest - lowest) * np.float32(shrink)
+        yield width / np.float32(fmt.codes[1]), (lowest + highest - width) / np.float32(2)
+
+
 def candidates(t: np.ndarray, fmt: WeightFormat, count: int | None = None) -> list[Candidate]:
     """The first `count` candidates (None: all), before their scales are rounded; the first is plain rounding."""
-    return list(itertools.islice(symmetric(t, fmt) if fmt.symmetric else asymmetric(t, fmt), count))
+    ranges = from_minima if fmt.minima else symmetric if fmt.symmetric else asymmetric
+    return list(itertools.islice(ranges(t, fmt), count))
 
 
-def least_squares(t: np.ndarray, chosen: Candidate, fmt: WeightFormat) -> np.ndarray:
-    """Scales that fit the chosen codes best: <w, u> / <u, u> per group, 0 where all codes are 0."""
+def least_squares(t: np.ndarray, chosen: Candidate, fmt: WeightFormat) -> Candidate:
+    """Scales that fit the chosen codes best: <w, u> / <u, u> per group, 0 where all codes are 0. Minima are fitted too."""
     u = codes(t, chosen, fmt)
+    if fmt.minima:
+        return _line(t, u, chosen)
     weight = (u * u).sum(0)
     with np.errstate(over="ignore", invalid="ignore"):
         u *= t
         fitted = u.sum(0) / np.maximum(weight, np.float32(1))
-    return np.where(np.isfinite(fitted), fitted, chosen[0])
+    return np.where(np.isfinite(fitted), fitted, chosen[0]), chosen[1]
+
+
+def _line(t: np.ndarray, u: np.ndarray, chosen: Candidate) -> Candidate:
+    """The line minimum + scale * code nearest to each group; the chosen one where all codes are equal."""
+    size = np.float32(len(t))
+    middle, mean = u.sum(0) / size, t.sum(0) / size
+    u -= middle
+    spread = (u * u).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scale = (u * (t - mean)).sum(0) / spread
+        minimum = mean - scale * middle
+    fine = np.isfinite(scale) & np.isfinite(minimum) & (spread > 0)
+    return np.where(fine, scale, chosen[0]), np.where(fine, minimum, chosen[1])

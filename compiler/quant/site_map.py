@@ -10,16 +10,27 @@ from ...runtime.errors import HeddleError
 from ...schedules.layouts.scheme import Scheme, scheme
 
 KEEP = "none"
-"""The scheme name of sites that stay as the checkpoint stores them."""
+"""The scheme name of sites that have floats: those of the checkpoint, or what its codes stand for."""
 
 HEADS = ("embed", "lm_head")
 """Sites that one scheme for the model leaves at 8 bits: they decide every token, and embeddings are read one row at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Keep:
+    """Keep the checkpoint's own codes, with activations in the format `activation` (of `schedules.layouts.scheme`)."""
+
+    activation: str
+
+
+OWN_CODES = {"keep": Keep("int8"), "keep-a16": Keep("limbs")}
+"""Names that stand for a site's own codes, beside those of schemes."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Rule:
     pattern: str
-    scheme: Scheme | None
+    scheme: Scheme | Keep | None
 
     @property
     def literals(self) -> int:
@@ -27,12 +38,14 @@ class _Rule:
         return sum(c not in "*?" for c in self.pattern)
 
 
-def parse_sites(quant: str | Mapping[str, str], sites: Sequence[str]) -> dict[str, Scheme]:
+def parse_sites(
+    quant: str | Mapping[str, str], sites: Sequence[str], otherwise: Keep | None = None
+) -> dict[str, Scheme | Keep]:
     """The scheme of each site that is quantized.
 
     `quant` is a scheme's name, which then holds for all sites but `HEADS` (8 bits, activations alike), or a map from
-    patterns (`*` any characters, `?` one) to names of schemes or "none". Sites that no pattern matches are not
-    quantized. The pattern with the most literal characters decides: the order of the map means nothing.
+    patterns (`*` any characters, `?` one) to names of schemes, of `OWN_CODES`, or "none". Sites that no pattern matches
+    get `otherwise`. The pattern with the most literal characters decides: the order of the map means nothing.
 
     Raises HeddleError for unknown schemes, patterns that match no site, and patterns equally specific that disagree.
     """
@@ -46,13 +59,15 @@ def parse_sites(quant: str | Mapping[str, str], sites: Sequence[str]) -> dict[st
             f"its sites are {_summary(sites)}",
             "correct or remove the pattern",
         )
-    chosen = {site: _most_specific(site, found) for site, found in matches.items() if found}
+    chosen = {site: _most_specific(site, found) if found else otherwise for site, found in matches.items()}
     return {site: found for site, found in chosen.items() if found is not None}
 
 
 def expand(quant: str) -> dict[str, str]:
     """The map that a scheme's name stands for: all sites have it, but `HEADS` have 8 bits. HeddleError for unknown names."""
     found = _scheme(quant, "quant")
+    if isinstance(found, Keep):
+        return {"*": quant}
     wide = found is not None and found.activation in ("limbs", "f32")
     head = KEEP if found is None else "w8a16" + ("-f32" if found.activation == "f32" else "") if wide else "w8a8"
     return {"*": quant, **dict.fromkeys(HEADS, head)}
@@ -63,9 +78,11 @@ def _rules(quant: str | Mapping[str, str]) -> list[_Rule]:
     return [_Rule(pattern, _scheme(name, f"quant[{pattern!r}]")) for pattern, name in rules.items()]
 
 
-def _scheme(name: str, where: str) -> Scheme | None:
+def _scheme(name: str, where: str) -> Scheme | Keep | None:
     if name == KEEP:
         return None
+    if name in OWN_CODES:
+        return OWN_CODES[name]
     try:
         return scheme(name)
     except ValueError as error:
@@ -77,7 +94,7 @@ def _only_wildcards(pattern: str) -> str:
     return pattern.replace("[", "[[]")
 
 
-def _most_specific(site: str, rules: list[_Rule]) -> Scheme | None:
+def _most_specific(site: str, rules: list[_Rule]) -> Scheme | Keep | None:
     most = max(rule.literals for rule in rules)
     first, *others = [rule for rule in rules if rule.literals == most]
     for other in others:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heddle.ir_passes.dialect import add, grouped_matmul, linear, relu, spmm
+from heddle.ir_passes.dialect import activation, add, grouped_matmul, linear, spmm
 from heddle.ir_passes.sparse.formats import CSR, to_balanced
 from heddle.schedules.compat import TensorType, ir, nn, relax, tirx
 
@@ -61,7 +61,7 @@ class Model(abc.ABC):
                 tensors = {name: nn.Tensor(_expr=param) for name, param in params.items()}
                 x = tensors["x"]
                 for number in range(len(self.widths) - 1):
-                    x = self.layer(number, relu(x) if number else x, nodes, tensors)
+                    x = self.layer(number, activation(x, kind="relu") if number else x, nodes, tensors)
                 output = builder.emit_output(x._expr)
             builder.emit_func_output(output)
         return builder.finalize()

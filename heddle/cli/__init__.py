@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 VERBS = {
     "compile": ("compile_", "Compile a checkpoint into an artifact."),
+    "compile-torch": ("compile_torch", "Compile a torch module into an artifact."),
     "run": ("run", "Generate text from a prompt."),
     "chat": ("chat", "Talk with a model, or with a server."),
+    "embed": ("embed", "Turn texts into vectors."),
     "serve": ("serve", "Serve a model over HTTP, as OpenAI's interface has it."),
     "bench": ("bench", "Measure latency and throughput, of a model or a server."),
     "eval": ("eval_", "Measure a model on a text: perplexity, distance from another."),
     "inspect": ("inspect", "Show what an artifact holds."),
     "check": ("check", "List everything that is wrong with a checkpoint."),
+    "export": ("export", "Write a model as a Hugging Face directory."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
     "cache": ("cache", "List or clear compiled models."),
     "replay": ("replay", "Do a trace of an engine again, step for step."),

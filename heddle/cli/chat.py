@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
 from .sampling import sampling_options
@@ -28,6 +29,7 @@ SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_
 @quant_option()
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
 @click.option("--kv-memory", metavar="SIZE", help="Size of the KV cache: 2GB, 512MiB, 50%.")
+@model_file_option()
 @click.option("--model", "name", metavar="NAME", help="Which model of a server (default: its first).")
 @click.option(
     "--api-key", envvar=["HEDDLE_API_KEY", "OPENAI_API_KEY"], show_envvar=True, help="The key that a server asks for."
@@ -42,6 +44,7 @@ def command(
     quant: Any,
     threads: int | None,
     kv_memory: str | None,
+    model_file: Path | None,
     name: str | None,
     api_key: str | None,
     no_history: bool,
@@ -57,7 +60,7 @@ def command(
     from .terminal import converse, read_piped, shown, terminal_reader
 
     is_url = model.startswith(("http://", "https://"))
-    local = {"quant": quant, "threads": threads, "kv_memory": kv_memory}
+    local = {"quant": quant, "threads": threads, "kv_memory": kv_memory, "model_file": model_file}
     if is_url and (unused := [option for option, value in local.items() if value is not None]):
         raise click.UsageError(f"--{unused[0].replace('_', '-')} is for a model that runs here, not for a server.")
     if not is_url and name:

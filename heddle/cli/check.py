@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model_file import model_file_option
 from .quant import quant_option
+
+if TYPE_CHECKING:
+    from ..models.problems import Problem
 
 
 @click.command("check")
 @click.argument("model", type=click.Path(path_type=Path))
 @quant_option(help="Check also whether MODEL can be quantized so (as in heddle compile).")
+@model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @click.pass_context
-def command(ctx: click.Context, model: Path, quant: Any, as_json: bool) -> None:
+def command(ctx: click.Context, model: Path, quant: Any, model_file: Path | None, as_json: bool) -> None:
     """List all problems of MODEL, a Hugging Face model directory, at once. Exits with 1 if any is an error."""
     from ..models.check import check_model
 
-    problems = check_model(model)
-    if quant is not None and all(problem.severity != "error" for problem in problems):
+    problems = [*_load(model_file), *check_model(model)]
+    if all(problem.severity != "error" for problem in problems):
         from ..compiler.driver import quantization_problems
 
         problems += quantization_problems(model, quant)
@@ -38,3 +44,16 @@ def command(ctx: click.Context, model: Path, quant: Any, as_json: bool) -> None:
                     click.echo(f"  {label}: {text}")
         click.echo(f"{errors} errors" if errors else "ready to compile")
     ctx.exit(1 if errors else 0)
+
+
+def _load(model_file: Path | None) -> Sequence[Problem]:
+    """What prevents the model file from being used."""
+    from ..models.plugins import load_model_file
+    from ..models.problems import ModelError
+
+    try:
+        if model_file is not None:
+            load_model_file(model_file)
+    except ModelError as error:
+        return error.problems
+    return []

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
 
@@ -26,7 +27,9 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 )
 @click.option("--max-tokens", default=1024, show_default=True, help="Most rows of a step; longer prompts go in chunks.")
 @click.option("--max-seqs", default=64, show_default=True, help="Most sequences of a step.")
+@click.option("--context-length", type=int, help="Longest sequence (default: the model's); LongRoPE depends on it.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Random weights of the config's shapes.")
+@model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     source: Path,
@@ -37,7 +40,9 @@ def command(
     kv_dtype: str | None,
     max_tokens: int,
     max_seqs: int,
+    context_length: int | None,
     random_weights: int | None,
+    model_file: Path | None,
     as_json: bool,
 ) -> None:
     """Compile SOURCE, a Hugging Face model directory (or a config.json with --random-weights)."""
@@ -54,7 +59,9 @@ def command(
             kv_dtype=kv_dtype,
             max_tokens=max_tokens,
             max_seqs=max_seqs,
+            context_length=context_length,
             random_weights=random_weights,
+            model_file=model_file,
             progress=progress,
         )
     artifact = open_artifact(path)

@@ -19,20 +19,24 @@ from .quant import summary
 @click.option("--json", "as_json", is_flag=True, help="Print manifest and kernels as JSON.")
 def command(artifact: Path, verify: bool, as_json: bool) -> None:
     """Show model, target, functions, kernels, memory and files of ARTIFACT."""
-    from ..runtime.artifact import open_artifact
+    from ..runtime.artifact import is_module, open_artifact
 
+    if is_module(artifact):
+        from .inspect_module import show
+
+        show(artifact, "full" if verify else "quick", as_json)
+        return
     opened = open_artifact(artifact, "full" if verify else "quick")
     manifest, used = opened.manifest, kernels(opened.path)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(manifest), "kernels": used}))
         return
     model, target, memory = manifest.model, manifest.target, manifest.memory
-    click.echo(
-        f"{model.architecture}, {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}"
-    )
+    name = model.architecture + ", an encoder" * (model.kind == "encoder")
+    click.echo(f"{name}, {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}")
     click.echo(f"  heads {model.num_heads}/{model.num_kv_heads} of {model.head_dim}, context {model.context_length}")
     click.echo(f"  weights {model.weight_dtype}, KV cache {model.kv_dtype}")
-    for site, scheme in summary(model.schemes, model.weight_dtype).items():
+    for site, scheme in summary(model.schemes, model.quantized, model.weight_dtype).items():
         click.echo(f"    {site}: {scheme}")
     click.echo(f"target {target.name} ({target.arch}): {' '.join(target.features)}")
     click.echo(f"made by heddle {manifest.heddle_version}, tvm {manifest.tvm_version}, tvm-ffi {manifest.ffi_version}")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ..runtime.manifest import QuantizedSite
 
 F = TypeVar("F", bound=Callable[..., Any])
 HELP = (
     "Quantize: a scheme (w4a8, w4a16, w8a8, w8a16), or SITE=SCHEME for sites of a pattern (lm_head=w8a16, "
-    "'layers.*.mlp.down=w8a8'); may be given several times."
+    "'layers.*.mlp.down=w8a8'); may be given several times. Of a quantized checkpoint `keep` keeps the codes "
+    "(the default), `keep-a16` does so with 16-bit activations, `none` dequantizes."
 )
 
 
@@ -28,10 +32,14 @@ def quant_option(name: str = "--quant", help: str = HELP) -> Callable[[F], F]:
     return click.option(name, multiple=True, metavar="SCHEME", callback=parse, help=help)
 
 
-def summary(schemes: Mapping[str, str], stored: str) -> dict[str, str]:
-    """Sites with layer numbers as `*`, and their schemes; several where layers differ. `stored` stands for "none"."""
+def summary(schemes: Mapping[str, str], quantized: Mapping[str, QuantizedSite], stored: str) -> dict[str, str]:
+    """Sites with layer numbers as `*`, and their schemes; several where layers differ. `stored` stands for "none".
+
+    Of sites that the checkpoint had quantized it says what became of their codes.
+    """
     found: dict[str, list[str]] = {}
     for site, scheme in schemes.items():
         pattern = ".".join("*" if part.isdigit() else part for part in site.split("."))
-        found.setdefault(pattern, []).append(stored if scheme == "none" else scheme)
+        plain = stored if scheme == "none" else scheme
+        found.setdefault(pattern, []).append(quantized[site].became(scheme, stored) if site in quantized else plain)
     return {pattern: ", ".join(dict.fromkeys(used)) for pattern, used in found.items()}

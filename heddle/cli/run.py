@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
 from .sampling import sampling_options
@@ -21,12 +22,14 @@ from .sampling import sampling_options
 @quant_option()
 @sampling_options(128, "")
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
+@model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming.")
 def command(
     model: Path,
     prompt: str | None,
     quant: Any,
     threads: int | None,
+    model_file: Path | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -38,7 +41,7 @@ def command(
     params = SamplingParams(**sampling)
     text = sys.stdin.read() if prompt is None else prompt
     with progress_bar() as progress:
-        llm = LLM(model, quant, threads, progress=progress)
+        llm = LLM(model, quant, threads, model_file=model_file, progress=progress)
     start = time.perf_counter()
     if as_json:
         output = llm.generate(text, params)[0]

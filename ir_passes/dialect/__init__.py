@@ -10,6 +10,8 @@ from .attention import (
     key_append_op,
     kv_append,
     kv_append_op,
+    query_scale,
+    query_scale_op,
     rope,
     rope_append_op,
     rope_op,
@@ -17,20 +19,23 @@ from .attention import (
     rope_table_op,
 )
 from .elementwise import (
+    activation,
+    activation_op,
     add,
     add_op,
     embedding,
     embedding_op,
+    gated,
+    gated_op,
     gather_rows,
     gather_rows_op,
-    relu,
-    relu_op,
-    rms_norm,
-    rms_norm_op,
-    silu_mul,
-    silu_mul_op,
+    scale,
+    scale_op,
+    softcap,
+    softcap_op,
 )
 from .linear import linear, linear_op, pack_rows, packed_linear
+from .norms import NO_NORM, layer_norm, layer_norm_op, rms_norm, rms_norm_op
 from .quantized import quant_linear, quant_pack
 from .quantized_weights import quant_embedding_op, quantize_weight
 from .registry import OPS, DialectOp, SymbolicCost, attr, shape_of
@@ -38,9 +43,12 @@ from .sparse import grouped_matmul, sddmm, spmm
 from .weights import pack_weight, pad_vector
 
 __all__ = [
+    "NO_NORM",
     "OPS",
     "DialectOp",
     "SymbolicCost",
+    "activation",
+    "activation_op",
     "add",
     "add_op",
     "attention",
@@ -48,6 +56,8 @@ __all__ = [
     "attr",
     "embedding",
     "embedding_op",
+    "gated",
+    "gated_op",
     "gather_rows",
     "gather_rows_op",
     "grouped_matmul",
@@ -55,6 +65,8 @@ __all__ = [
     "key_append_op",
     "kv_append",
     "kv_append_op",
+    "layer_norm",
+    "layer_norm_op",
     "linear",
     "linear_op",
     "pack_rows",
@@ -65,8 +77,8 @@ __all__ = [
     "quant_linear",
     "quant_pack",
     "quantize_weight",
-    "relu",
-    "relu_op",
+    "query_scale",
+    "query_scale_op",
     "rms_norm",
     "rms_norm_op",
     "rope",
@@ -74,10 +86,12 @@ __all__ = [
     "rope_op",
     "rope_table",
     "rope_table_op",
+    "scale",
+    "scale_op",
     "sddmm",
     "shape_of",
-    "silu_mul",
-    "silu_mul_op",
+    "softcap",
+    "softcap_op",
     "spmm",
 ]
 

@@ -105,6 +105,30 @@ def rope(x: nn.Tensor, table: nn.Tensor, *, heads: int, head_dim: int, interleav
     return rope_op.emit(x, table, heads=heads, head_dim=head_dim, interleaved=interleaved)
 
 
+# -------------------------------------------------------------------------------------------------------- query_scale
+def _legalize_query_scale(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    params = {name: attr(call, name) for name in ("beta", "length")}
+    func = make_kernel("query_scale", features=shape_of(call.args[0])[1], **params)
+    return call_kernel(builder, func, "query_scale", call.args, call.ty)
+
+
+query_scale_op = dialect_op(
+    "query_scale",
+    "x [n, H] * (1 + beta * log(1 + position // length)), positions [n]",
+    infer=lambda call: tensor(shape_of(call.args[0])),
+    legalize=_legalize_query_scale,
+    reference=KERNELS["query_scale"].reference,
+    samples=kernel_samples("query_scale", lambda p: {k: p[k] for k in ("beta", "length")}),
+    tolerance=KERNELS["query_scale"].tolerance,
+    flops=_elements,
+)
+
+
+def query_scale(x: nn.Tensor, positions: nn.Tensor, *, beta: float, length: int) -> nn.Tensor:
+    """Queries x [n, H] that grow with the logarithm of their positions int32 [n], in steps of `length` (Llama 4, 2025)."""
+    return query_scale_op.emit(x, positions, beta=float(beta), length=length)
+
+
 # ---------------------------------------------------------------------------------------------------------- kv_append
 def _legalize_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
     func = make_kernel("kv_append", **_cache_params(call, 3), value_dim=attr(call, "value_dim"))
@@ -192,20 +216,31 @@ def _legalize_rope_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr
         "heads": attr(call, "heads"),
         "rotary_dim": shape_of(call.args[1])[1],
         "interleaved": bool(attr(call, "interleaved")),
+        "norm_eps": attr(call, "norm_eps") if len(call.args) == 6 else None,
     }
     func = make_kernel("rope_append", **params)
-    return call_kernel_inplace(builder, func, "rope_append", [*call.args, _layer(call)], [3, -1], call.ty.fields)
+    args = [*call.args[:4], _layer(call), *call.args[4:]]
+    return call_kernel_inplace(builder, func, "rope_append", args, [3, -1], call.ty.fields)
+
+
+def _rope_append_reference(*arrays: np.ndarray, layer: int, norm_eps: float, **attrs: Any) -> tuple[np.ndarray, ...]:
+    params = _reference_params(arrays[3], attrs) | {"norm_eps": norm_eps if len(arrays) == 6 else None}
+    return KERNELS["rope_append"].reference(
+        *arrays[:4], np.int64(layer), *arrays[4:], rotary_dim=arrays[1].shape[1], **params
+    )
 
 
 rope_append_op = dialect_op(
     "rope_append",
-    "rotate q and k of a merged projection [n, q | k | v], write k and v to the cache: (new cache, rotated q)",
+    "rotate q and k of a merged projection [n, q | k | v], write k and v to the cache: (new cache, rotated q); with two more "
+    "arguments, weights of q and of k [head_dim], each head of q and k is RMS-normalised before",
     infer=_infer_rope_append,
     legalize=_legalize_rope_append,
-    reference=lambda *arrays, layer, **attrs: KERNELS["rope_append"].reference(
-        *arrays, np.int64(layer), rotary_dim=arrays[1].shape[1], **_reference_params(arrays[3], attrs)
+    reference=_rope_append_reference,
+    samples=kernel_samples(
+        "rope_append",
+        lambda p: {k: p[k] for k in (*CACHE_ATTRS, "heads", "interleaved")} | {"norm_eps": p["norm_eps"] or 0.0},
     ),
-    samples=kernel_samples("rope_append", lambda p: {k: p[k] for k in (*CACHE_ATTRS, "heads", "interleaved")}),
     tolerance=Tolerance(1e-6, "two products and a sum"),
     flops=lambda call: 3 * _elements(call),
     dtypes=WEIGHT_DTYPES,

@@ -1,4 +1,4 @@
-"""Row-wise ops: embedding, normalisation, activation, residual sum, row selection."""
+"""Row-wise ops: embedding, activation functions and other pointwise ones, residual sum, row selection."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from ...schedules.activations import ACTIVATIONS
+from ...schedules.activations import activation as function
 from ...schedules.compat import TensorType, nn, relax
 from ...schedules.layouts import tile32
-from ...schedules.registry import Tolerance
-from .linear import silu_reference, widen
+from ...schedules.registry import KERNELS, Tolerance
+from .linear import widen
 from .registry import (
     WEIGHT_DTYPES,
+    DialectOp,
     Expr,
     PrimExpr,
     Sample,
@@ -93,81 +96,45 @@ def embedding(ids: nn.Tensor, table: nn.Tensor, *, site: str) -> nn.Tensor:
     return embedding_op.emit(ids, table, layout="logical", scheme="", **attrs)
 
 
-# ----------------------------------------------------------------------------------------------------------- rms_norm
-def _legalize_norm(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    func = make_kernel("rms_norm", features=shape_of(call.args[0])[1], eps=attr(call, "eps"))
-    return call_kernel(builder, func, "rms_norm", call.args, call.ty)
+# ---------------------------------------------------------------------------------------------------------- pointwise
+def _pointwise(name: str, doc: str, operands: int, samples: list[dict[str, Any]], flops: int) -> DialectOp:
+    """An op whose attributes are its kernel's parameters and whose reference is its kernel's."""
 
-
-def _reference_norm(x: np.ndarray, weight: np.ndarray, *, eps: float) -> tuple[np.ndarray, ...]:
-    x64 = x.astype(np.float64)
-    return ((x64 / np.sqrt((x64**2).mean(1, keepdims=True) + eps) * weight).astype(np.float32),)
-
-
-rms_norm_op = dialect_op(
-    "rms_norm",
-    "x / sqrt(mean(x**2) + eps) * weight over the last axis (Zhang and Sennrich 2019)",
-    infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_norm,
-    reference=_reference_norm,
-    samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40), _normal(rng, 40)], {"eps": 1e-5})],
-    tolerance=Tolerance(1e-6, "a float32 mean of squares"),
-    flops=lambda call: 4 * _elements(call),
-)
-
-
-def rms_norm(x: nn.Tensor, weight: nn.Tensor, *, eps: float) -> nn.Tensor:
-    """x [n, H], weight float32 [H]: float32 [n, H]."""
-    return rms_norm_op.emit(x, weight, eps=float(eps))
-
-
-# ----------------------------------------------------------------------------------------------------- silu_mul, add, relu
-def _legalize_pointwise(name: str) -> Any:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-        func = make_kernel(name, features=shape_of(call.args[0])[1])
+        attrs = {key: attr(call, key) for key in samples[0]}
+        func = make_kernel(name, features=shape_of(call.args[0])[1], **attrs)
         return call_kernel(builder, func, name, call.args, call.ty)
 
-    return legalize
+    return dialect_op(
+        name,
+        doc,
+        infer=lambda call: tensor(shape_of(call.args[0])),
+        legalize=legalize,
+        reference=KERNELS[name].reference,
+        samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40) for _ in range(operands)], attrs) for attrs in samples],
+        tolerance=KERNELS[name].tolerance,
+        flops=lambda call: flops * _elements(call),
+    )
 
 
-silu_mul_op = dialect_op(
-    "silu_mul",
-    "silu(gate) * up",
-    infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_pointwise("silu_mul"),
-    reference=lambda gate, up: ((silu_reference(gate.astype(np.float64)) * up).astype(np.float32),),
-    samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40), _normal(rng, 5, 40)], {})],
-    tolerance=Tolerance(1e-6, "the exponential's polynomial"),
-    flops=lambda call: 8 * _elements(call),
-)
-
-add_op = dialect_op(
-    "add",
-    "x + y of equal shapes: the residual sum",
-    infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_pointwise("add"),
-    reference=lambda x, y: (x + y,),
-    samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40), _normal(rng, 5, 40)], {})],
-    tolerance=EXACT,
-    flops=_elements,
-)
+_KINDS = [{"kind": kind} for kind in ACTIVATIONS]
+activation_op = _pointwise("activation", f"kind(x), kind one of {', '.join(ACTIVATIONS)}", 1, _KINDS, 16)
+gated_op = _pointwise("gated", "kind(gate) * up: the gate of a feed-forward layer (Shazeer 2020)", 2, _KINDS, 17)
+add_op = _pointwise("add", "x + y of equal shapes: the residual sum", 2, [{}], 1)
+scale_op = _pointwise("scale", "x * factor", 1, [{"factor": 0.22}], 1)
+softcap_op = _pointwise("softcap", "cap * tanh(x / cap)", 1, [{"cap": 30.0}], 20)
 
 
-relu_op = dialect_op(
-    "relu",
-    "max(x, 0)",
-    infer=lambda call: tensor(shape_of(call.args[0])),
-    legalize=_legalize_pointwise("relu"),
-    reference=lambda x: (np.maximum(x, 0),),
-    samples=lambda rng, dtype: [Sample([_normal(rng, 5, 40)], {})],
-    tolerance=EXACT,
-    flops=_elements,
-)
+def activation(x: nn.Tensor, *, kind: str) -> nn.Tensor:
+    """kind(x) of x [n, H]: relu, silu, gelu (with erf), gelu_tanh or relu2; ValueError for any other."""
+    function(kind)
+    return activation_op.emit(x, kind=kind)
 
 
-def silu_mul(gate: nn.Tensor, up: nn.Tensor) -> nn.Tensor:
-    """silu(gate) * up, both [n, F]."""
-    return silu_mul_op.emit(gate, up)
+def gated(gate: nn.Tensor, up: nn.Tensor, *, kind: str) -> nn.Tensor:
+    """kind(gate) * up, both [n, F]; kinds as in `activation`."""
+    function(kind)
+    return gated_op.emit(gate, up, kind=kind)
 
 
 def add(x: nn.Tensor, y: nn.Tensor) -> nn.Tensor:
@@ -175,9 +142,14 @@ def add(x: nn.Tensor, y: nn.Tensor) -> nn.Tensor:
     return add_op.emit(x, y)
 
 
-def relu(x: nn.Tensor) -> nn.Tensor:
-    """max(x, 0) of x [n, H]."""
-    return relu_op.emit(x)
+def scale(x: nn.Tensor, factor: float) -> nn.Tensor:
+    """x [n, H] times a number that is rounded to float32; x itself where the number is 1."""
+    return x if factor == 1 else scale_op.emit(x, factor=float(factor))
+
+
+def softcap(x: nn.Tensor, cap: float) -> nn.Tensor:
+    """cap * tanh(x / cap) of x [n, H] (Gemma 2, 2024); x itself where the cap is 0."""
+    return x if not cap else softcap_op.emit(x, cap=float(cap))
 
 
 # -------------------------------------------------------------------------------------------------------- gather_rows

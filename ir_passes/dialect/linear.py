@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from ...schedules import catalog
+from ...schedules import epilogue as epilogues
 from ...schedules.compat import TensorType, nn, relax
 from ...schedules.layouts import tile32
 from ...schedules.registry import Tolerance
 from ...schedules.target import current_profile
+from .norms import NO_NORM, norm_of, packing_norm
 from .registry import (
     WEIGHT_DTYPES,
     Expr,
@@ -28,28 +30,18 @@ from .weights import pack_weight, pad_vector, random_weight
 CHAIN = Tolerance(2e-5, "one float32 fma chain over K against a float64 sum")
 
 
-def silu_reference(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x) in the precision of x."""
-    return x / (1 + np.exp(-x))
-
-
 def epilogue_reference(y: np.ndarray, epilogue: list[str], operands: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Apply `bias`, `residual` and `silu_mul` (first half gate, second half up) in the given order."""
-    rest = list(operands)
-    for item in epilogue:
-        if item == "silu_mul":
-            gate, up = np.split(y, 2, axis=1)
-            y = silu_reference(gate) * up
-        else:
-            operand = rest.pop(0)
-            y = y + (operand[: y.shape[1]] if item == "bias" else operand)
-    return y
+    """The epilogue of y [n, parts * N]; a bias may be padded."""
+    named = dict(zip([item for item in epilogue if item in ("bias", "residual")], operands, strict=True))
+    bias = named.get("bias")
+    bias = None if bias is None else bias[: y.shape[1]]
+    return epilogues.reference(y, epilogue, bias, named.get("residual"))
 
 
 # ------------------------------------------------------------------------------------------------------------- linear
 def _infer_linear(call: relax.Call) -> TensorType:
     rows, (features, _) = shape_of(call.args[0])[0], shape_of(call.args[1])
-    return tensor([rows, features // 2 if "silu_mul" in attr(call, "epilogue") else features])
+    return tensor([rows, features // epilogues.parts(attr(call, "epilogue"))])
 
 
 def _legalize_linear(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
@@ -64,12 +56,12 @@ def packed(call: relax.Call, emit: Any, packed_rows: dict[relax.Var, relax.Var])
     """
     x, w, *operands = call.args
     epilogue, rows = attr(call, "epilogue"), attr(call, "rows")
-    parts = 2 if "silu_mul" in epilogue else 1
+    parts = epilogues.parts(epilogue)
     features = shape_of(w)[0] // parts
     n = shape_of(x)[0]
     if rows == "n":
         if x not in packed_rows:
-            packed_rows[x] = emit(pack_rows(x, norm_eps=-1.0, tile=catalog.row_tile(current_profile())))
+            packed_rows[x] = emit(pack_rows(x, **NO_NORM, tile=catalog.row_tile(current_profile())))
         x = packed_rows[x]
     operands = [
         emit(pad_vector(o, parts=parts, lanes=tile32.TILE)) if e == "bias" else o
@@ -96,10 +88,14 @@ def _operands(rng: np.random.Generator, epilogue: list[str], n: int, features: i
     return [rng.standard_normal(shapes[e], dtype=np.float32) for e in epilogue if e in shapes]
 
 
+_SUMS = [[], ["bias"], ["residual"], ["bias", "residual"], ["gated:silu"]]
+_FUNCTIONS = [["bias", "gelu"], ["scale:0.25", "residual"], ["bias", "gated:gelu_tanh"]]
+
+
 def _sample_linear(rng: np.random.Generator, dtype: str) -> list[Sample]:
     samples = []
-    for n, rows in ((1, "1"), (3, "4"), (7, "8"), (29, "n")):
-        for epilogue in ([], ["bias"], ["residual"], ["bias", "residual"], ["silu_mul"]):
+    for n, rows, epilogues_now in ((1, "1", _SUMS), (3, "4", _FUNCTIONS), (7, "8", _FUNCTIONS[:2]), (29, "n", _SUMS)):
+        for epilogue in epilogues_now:
             k, features = 40, 72
             x, w = rng.standard_normal((n, k), dtype=np.float32), random_weight(rng, (features, k), dtype)
             attrs = {"site": "test", "axes": ["ffn", "hidden"], "epilogue": epilogue, "rows": rows, "scheme": ""}
@@ -114,7 +110,7 @@ def _flops_linear(call: relax.Call) -> PrimExpr:
 
 linear_op = dialect_op(
     "linear",
-    "y = x @ w.T, then the epilogue in order (bias, residual, silu_mul); x [n, K], w [N, K] as the checkpoint stores it",
+    "y = x @ w.T, then the epilogue (`schedules.epilogue`); x [n, K], w [N, K] as the checkpoint stores it",
     infer=_infer_linear,
     legalize=_legalize_linear,
     reference=_reference_linear,
@@ -166,7 +162,7 @@ def _reference_packed(
     n = int(operands[-1][0])
     if rows == "n":
         x = x.transpose(0, 2, 1).reshape(-1, in_features)[:n]
-    parts = 2 if "silu_mul" in epilogue else 1
+    parts = epilogues.parts(epilogue)
     weight = tile32.unpack(w, parts * out_features, parts=parts)
     return _reference_linear(x, widen(weight, weight_dtype), *operands[:-1], epilogue=epilogue)
 
@@ -190,7 +186,7 @@ def _sample_packed(rng: np.random.Generator, dtype: str) -> list[Sample]:
         x, w, *operands = sample.arrays
         attrs = dict(sample.attrs)
         epilogue, n = attrs["epilogue"], len(x)
-        parts = 2 if "silu_mul" in epilogue else 1
+        parts = epilogues.parts(epilogue)
         stored = w.view(np.uint16) if dtype == "bfloat16" else w
         operands = [
             np.pad(o, (0, -len(o) % 32)) if e == "bias" else o for e, o in zip(epilogue, operands, strict=False)
@@ -223,32 +219,34 @@ def _infer_pack_rows(call: relax.Call) -> TensorType:
 
 
 def _legalize_pack_rows(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    eps = attr(call, "norm_eps")
-    features = shape_of(call.args[0])[1]
-    func = make_kernel("pack_rows", features=features, norm_eps=eps if eps >= 0 else None)
+    func = make_kernel("pack_rows", features=shape_of(call.args[0])[1], norm=packing_norm(call))
     return call_kernel(builder, func, "pack_rows", list(call.args), call.ty)
 
 
-def _reference_pack_rows(x: np.ndarray, *gamma: np.ndarray, norm_eps: float, tile: int) -> tuple[np.ndarray, ...]:
-    if norm_eps >= 0:
-        x64 = x.astype(np.float64)
-        x = (x64 / np.sqrt((x64**2).mean(1, keepdims=True) + norm_eps) * gamma[0]).astype(np.float32)
-    return (tiled(x, tile),)
+def _reference_pack_rows(
+    x: np.ndarray, *operands: np.ndarray, norm: str, norm_eps: float, tile: int
+) -> tuple[np.ndarray, ...]:
+    found = norm_of(norm, norm_eps, x.shape[1], len(operands))
+    return (tiled(found.reference(x, *operands) if found else x, tile),)
 
 
 def _sample_pack_rows(rng: np.random.Generator, dtype: str) -> list[Sample]:
-    x, gamma = rng.standard_normal((29, 40), dtype=np.float32), rng.standard_normal(40, dtype=np.float32)
-    tile = catalog.row_tile(current_profile())
-    return [Sample([x], {"norm_eps": -1.0, "tile": tile}), Sample([x, gamma], {"norm_eps": 1e-5, "tile": tile})]
+    x, weight, bias = (rng.standard_normal(size, dtype=np.float32) for size in ((29, 40), 40, 40))
+    attrs = {"norm_eps": 1e-5, "tile": catalog.row_tile(current_profile())}
+    return [
+        Sample([x], attrs | {"norm": ""}),
+        Sample([x, weight], attrs | {"norm": "rms"}),
+        Sample([x, weight, bias], attrs | {"norm": "layer"}),
+    ]
 
 
 pack_rows = dialect_op(
     "pack_rows",
-    "activations [n, K] -> [row tiles, K, rows of a tile], RMS-normalised on the way where norm_eps >= 0",
+    "activations [n, K] -> [row tiles, K, rows of a tile], normalised on the way where there is a norm",
     infer=_infer_pack_rows,
     legalize=_legalize_pack_rows,
     reference=_reference_pack_rows,
     samples=_sample_pack_rows,
-    tolerance=Tolerance(1e-6, "a float32 mean of squares"),
+    tolerance=Tolerance(1e-6, "the norm's float32 sums"),
     flops=lambda call: 4 * shape_of(call.args[0])[0] * shape_of(call.args[0])[1],
 )

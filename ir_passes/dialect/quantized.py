@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...schedules import catalog
+from ...schedules import epilogue as epilogues
 from ...schedules.compat import relax
 from ...schedules.cpu import quant_linear_rows
 from ...schedules.cpu import quant_pack as quant_pack_kernel
@@ -15,6 +16,7 @@ from ...schedules.layouts.quantized import packed_arrays
 from ...schedules.layouts.scheme import scheme
 from ...schedules.registry import Tolerance
 from ...schedules.target import current_profile
+from .norms import NO_NORM, norm_of, packing_norm
 from .quantized_weights import quantize_weight
 from .registry import Expr, PrimExpr, Sample, attr, call_kernel, dialect_op, make_kernel, shape_of, tensor
 from .weights import pad_vector
@@ -41,7 +43,6 @@ def _infer_quant_pack(call: relax.Call) -> relax.TupleType:
 
 
 def _legalize_quant_pack(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    eps = attr(call, "norm_eps")
     func = make_kernel(
         "quant_pack",
         features=shape_of(call.args[0])[1],
@@ -49,17 +50,23 @@ def _legalize_quant_pack(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
         group=attr(call, "group") or None,
         rows=attr(call, "tile"),
         factor=attr(call, "factor"),
-        norm_eps=eps if eps >= 0 else None,
+        norm=packing_norm(call),
     )
     return call_kernel(builder, func, "quant_pack", list(call.args), list(call.ty.fields))
 
 
 def _reference_quant_pack(
-    x: np.ndarray, *gamma: np.ndarray, activation: str, group: int, tile: int, factor: int, norm_eps: float
+    x: np.ndarray,
+    *operands: np.ndarray,
+    activation: str,
+    group: int,
+    tile: int,
+    factor: int,
+    norm: str,
+    norm_eps: float,
 ) -> tuple[np.ndarray, ...]:
-    if norm_eps >= 0:
-        x64 = x.astype(np.float64)
-        x = (x64 / np.sqrt((x64**2).mean(1, keepdims=True) + norm_eps) * gamma[0]).astype(np.float32)
+    found = norm_of(norm, norm_eps, x.shape[1], len(operands))
+    x = found.reference(x, *operands) if found else x
     return quant_pack_kernel.pack_activations(x, activation, group or None, tile, factor)
 
 
@@ -71,15 +78,13 @@ def _sample_quant_pack(rng: np.random.Generator, dtype: str) -> list[Sample]:
         (7, 64, "int8-group", 32, 8),
     ):
         x = rng.standard_normal((n, k), dtype=np.float32)
-        samples.append(
-            Sample([x], {"activation": activation, "group": group, "tile": tile, "factor": -8, "norm_eps": -1.0})
-        )
+        samples.append(Sample([x], {"activation": activation, "group": group, "tile": tile, "factor": -8, **NO_NORM}))
     return samples
 
 
 quant_pack = dialect_op(
     "quant_pack",
-    "activations [n, K] -> codes, scales, sums * factor in tiles of `tile` rows, RMS-normalised on the way where norm_eps >= 0",
+    "activations [n, K] -> codes, scales, sums * factor in tiles of `tile` rows, normalised on the way where there is a norm",
     infer=_infer_quant_pack,
     legalize=_legalize_quant_pack,
     reference=_reference_quant_pack,
@@ -151,7 +156,7 @@ quant_linear = dialect_op(
     legalize=_legalize_quant_linear,
     reference=_reference_quant_linear,
     samples=_sample_quant_linear,
-    tolerance=Tolerance(2e-6, "silu of a polynomial exponential; all else is exact to the bit"),
+    tolerance=Tolerance(2e-6, "activation functions of polynomials; all else is exact to the bit"),
     flops=_flops_quant_linear,
 )
 
@@ -163,7 +168,7 @@ def quantized(call: relax.Call, emit: Any, shared: dict[Any, list[Expr]]) -> rel
     """
     x, w, *operands = call.args
     found, epilogue, rows = scheme(attr(call, "scheme")), attr(call, "epilogue"), attr(call, "rows")
-    parts = 2 if "silu_mul" in epilogue else 1
+    parts = epilogues.parts(epilogue)
     (n, columns), channels = shape_of(x), shape_of(w)[0]
     activations = [x]
     if found.activation != "f32":
@@ -171,7 +176,7 @@ def quantized(call: relax.Call, emit: Any, shared: dict[Any, list[Expr]]) -> rel
         coding = {"tile": _tile(rows)} | {name: value or 0 for name, value in spec.coding(_tile(rows)).items()}
         key = (x, *coding.values())
         if key not in shared:
-            packed = emit(quant_pack(x, norm_eps=-1.0, **coding))
+            packed = emit(quant_pack(x, **NO_NORM, **coding))
             shared[key] = [emit(relax.TupleGetItem(packed, i)) for i in range(3)]
         activations = shared[key]
     weights = [

@@ -25,7 +25,7 @@ def _infer_quantize(call: relax.Call) -> TensorType:
 
 quantize_weight = compile_time_op(
     "quantize_weight",
-    "w [N, K] -> one of its packed arrays (codes, scales, zeros, channels) in a format such as w4-g32, in `parts` row blocks",
+    "w [N, K] -> one of its packed arrays (codes, scales, zeros, mins, channels) in a format such as w4-g32, in `parts` row blocks",
     infer=_infer_quantize,
 )
 
@@ -49,7 +49,7 @@ def _columns(codes: np.ndarray) -> int:
 
 def _sample_embedding(rng: np.random.Generator, dtype: str) -> list[Sample]:
     samples = []
-    for name, features in (("w8-pc", 52), ("w4-g32-2l-asym", 96), ("w8-g32-asym", 64)):
+    for name, features in (("w8-pc", 52), ("w4-g32-2l-asym", 96), ("w8-g32-asym", 64), ("w4-g32-min", 64)):
         ids = rng.integers(0, 70, 9).astype(np.int32)
         arrays = random_matrix(rng, weight_format(name), 70, features).pack().values()
         samples.append(Sample([ids, *arrays], {"hidden": features, "format": name, "site": "test"}))

@@ -23,12 +23,12 @@ router = APIRouter(route_class=BodyRoute)
 
 @router.post("/v1/embeddings", responses=answers(EmbeddingAnswer) | ERRORS)
 async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-    """A vector for each input: the final hidden states, pooled (their mean, unless `pooling` says otherwise)."""
+    """A vector for each input: the final hidden states, pooled as the model's makers say unless the body does."""
     service: Service = request.app.state.service
     name = service.check_name(body.model)
-    prompts = await token_lists(service, body.input, "input")
-    normalize = body.normalize is not False
-    vectors = await unless_gone(request, service.embeddings(request, prompts, body.pooling or "mean", normalize))
+    truncate = service.model.text_length(body.truncate_prompt_tokens)
+    prompts = await token_lists(service, body.input, "input", truncate=truncate)
+    vectors = await unless_gone(request, service.embeddings(request, prompts, body.pooling, body.normalize))
     if body.dimensions not in (None, len(vectors[0])):
         why = f"dimensions is {body.dimensions}; the model has {len(vectors[0])}, and a part of them is no embedding"
         raise ServerError(400, why, param="dimensions", code="invalid_value")

@@ -54,8 +54,13 @@ class Model(Protocol):
     ) -> AsyncGenerator[RequestOutput, None]:
         """Check a request and get it ready, which RequestError refuses; the iterator sends it, and aborts it when closed."""
 
-    async def embed(self, prompt: Sequence[int], pooling: str = "mean", normalize: bool = True) -> np.ndarray:
-        """The embedding float32[hidden] of token ids."""
+    def text_length(self, truncate_prompt_tokens: int | None) -> int | None:
+        """The tokens at which texts are to be cut for their embeddings; -1 asks for the model's own length."""
+
+    async def embed(
+        self, prompt: Sequence[int], pooling: str | None = None, normalize: bool | None = None
+    ) -> np.ndarray:
+        """The embedding float32[width] of token ids; None is the model's own way."""
 
     def shutdown(self, drain: bool = False) -> None:
         """Stop serving; blocks. Open requests end with AbortedError, or with `drain` when they are finished."""

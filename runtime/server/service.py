@@ -65,9 +65,11 @@ class Service:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
-    async def tokens(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text. ContextLengthError where it is too long to fit, however it is tokenized."""
+    async def tokens(self, text: str, add_special_tokens: bool = True, truncate: int | None = None) -> list[int]:
+        """Token ids of a text, at most `truncate`. ContextLengthError where it is too long to fit, however it is tokenized."""
         tokenizer, most = self.model.tokenizer, self.model.context_length
+        if truncate is not None:
+            return await self.work(len(text) > SHORT, lambda: tokenizer.encode_start(text, truncate))
         if len(text) > SHORT:
             per_token = tokenizer.bytes_per_token
             if per_token and len(text.encode()) > most * per_token and keeps_length(text):
@@ -122,7 +124,7 @@ class Service:
             meter.end(reason)
 
     async def embeddings(
-        self, request: Request, prompts: Sequence[Sequence[int]], pooling: str, normalize: bool
+        self, request: Request, prompts: Sequence[Sequence[int]], pooling: str | None, normalize: bool | None
     ) -> list[np.ndarray]:
         """An embedding float32[hidden] for each prompt."""
         places = asyncio.Semaphore(EMBEDDINGS)

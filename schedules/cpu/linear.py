@@ -1,7 +1,7 @@
 """y = x @ w.T with an epilogue: one kernel a row class, all with the same bits.
 
 Every output is one chain of fused multiply-adds over ascending k that starts at +0, in a lane of its own; then the
-bias and the residual are added in this order, or silu(gate) * up is formed. No row class splits k or sums across
+epilogue follows (`schedules.epilogue`). No row class splits k or sums across
 lanes, so a row has the same bits alone, among few and among many rows, on every target.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import epilogue as epilogues
 from ..compat import PrimFunc, finish
 from ..layouts import tile32
 from ..layouts.rows import pack_rows, row_tile, unpack_rows
@@ -19,7 +20,7 @@ from ..target import TargetProfile
 from .linear_rows import linear_rows
 from .linear_spec import ROWS, LinearSpec
 from .linear_tiles import linear_tiles
-from .reference import itemsize, narrow, silu, widen
+from .reference import itemsize, narrow, widen
 
 __all__ = ["linear", "row_tile"]
 
@@ -31,17 +32,15 @@ def _spec(in_features: int, out_features: int, weight_dtype: str, epilogue: tupl
 def _reference(x: np.ndarray, w: np.ndarray, *operands: np.ndarray, **params: Any) -> tuple[np.ndarray, ...]:
     spec = _spec(**params)
     columns, parts = spec.out_features, spec.parts
-    named = dict(zip([e for e in spec.epilogue if e != "silu_mul"], operands, strict=True))
+    named = dict(zip([e for e in spec.epilogue if e in ("bias", "residual")], operands, strict=True))
     rows = unpack_rows(x) if params["rows"] == "n" else x
     matrix = tile32.unpack(widen(w, spec.weight_dtype), columns * parts, parts)
     y = rows.astype(np.float64) @ matrix.astype(np.float64).T
-    if "bias" in named:
-        y = y + named["bias"].reshape(parts, -1)[:, :columns].reshape(-1)
-    if "residual" in named:
-        y = y[: len(named["residual"])] + named["residual"]
-    if parts == 2:
-        y = silu(y[:, :columns]) * y[:, columns:]
-    return (y.astype(np.float32),)
+    bias, residual = named.get("bias"), named.get("residual")
+    if bias is not None:
+        bias = bias.reshape(parts, -1)[:, :columns].reshape(-1)
+    y = y if residual is None else y[: len(residual)]
+    return (epilogues.reference(y, spec.epilogue, bias, residual).astype(np.float32),)
 
 
 def _inputs(rng: np.random.Generator, *, n: int, **params: Any) -> list[np.ndarray]:
@@ -72,8 +71,8 @@ def _cases() -> list[Case]:
         (64, 96, "float32", ()),
         (37, 45, "float16", ("bias", "residual")),
         (130, 290, "bfloat16", ("residual",)),
-        (33, 50, "float16", ("silu_mul",)),
-        (48, 64, "bfloat16", ("bias", "silu_mul")),
+        (33, 50, "float16", ("gated:silu",)),
+        (48, 64, "bfloat16", ("bias", "gated:silu")),
     ]
     cases = []
     for rows, sizes in (("1", (1,)), ("4", (3, 5)), ("8", (7,)), ("n", (24,))):
@@ -105,8 +104,8 @@ def linear(
 
     `rows` "1": x float32 [1, K]. "4", "8": x float32 [n, K], meant for up to 4 or 8 rows and right for any number.
     "n": x from `pack_rows`. Then w [parts * ceil(N / 32), K, 32] in `weight_dtype`, then the operands of the epilogue:
-    bias float32 [parts * ceil32(N)], residual float32 [n, N]; then the output y float32 [n, N]. With "silu_mul" the
-    weight is gate | up (two parts) and y = silu(gate) * up.
+    bias float32 [parts * ceil32(N)], residual float32 [n, N]; then the output y float32 [n, N]. With "gated:<kind>" the
+    weight is gate | up (two parts); `schedules.epilogue` says what the items are.
 
     Raises ValueError for a row class, weight type or epilogue that does not exist.
     """

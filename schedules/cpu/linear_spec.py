@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from .. import epilogue as epilogues
 from ..compat import PrimFunc, T
 from ..layouts.tile32 import TILE, tiles
-from ..vector import LANES, Vec, lanes, silu
+from ..vector import LANES, Vec, lanes
 
 ROWS = ("1", "4", "8", "n")
-EPILOGUES = ((), ("bias",), ("residual",), ("bias", "residual"), ("silu_mul",), ("bias", "silu_mul"))
 DTYPES = ("float32", "float16", "bfloat16")
 HALVES = TILE // LANES  # vectors in one row of a tile
 LINE = 64  # bytes of a cache line
@@ -37,13 +37,12 @@ class LinearSpec:
             raise ValueError(f"a linear needs at least one channel, got {self.in_features} to {self.out_features}")
         if self.weight_dtype not in DTYPES:
             raise ValueError(f"no linear kernel for {self.weight_dtype} weights; choose one of {', '.join(DTYPES)}")
-        if self.epilogue not in EPILOGUES:
-            raise ValueError(f"no linear kernel with the epilogue {self.epilogue!r}; choose one of {EPILOGUES}")
+        epilogues.check(self.epilogue)
 
     @property
     def parts(self) -> int:
-        """Two for silu(gate) * up, where the weight is gate | up."""
-        return 2 if "silu_mul" in self.epilogue else 1
+        """Two for kind(gate) * up, where the weight is gate | up."""
+        return epilogues.parts(self.epilogue)
 
     @property
     def tiles(self) -> int:
@@ -74,7 +73,7 @@ class LinearSpec:
             if "bias" in self.epilogue:
                 value = value + bias[lanes(((part * self.tiles + tile) * HALVES + half) * LANES)]
             sums.append(value)
-        return silu(sums[0]) * sums[1] if self.parts == 2 else sums[0]
+        return epilogues.finished(self.epilogue, sums)
 
     def store(self) -> Callable[..., None]:
         """Statement that finishes one row of one tile: `store(acc, base, bias, residual, y, row, tile)`.

@@ -1,4 +1,4 @@
-"""Rows packed for the many-row linear kernel, with RMSNorm on the way where the norm is the linear's only reader."""
+"""Rows packed for the many-row linear kernel, with a norm on the way where the norm is the linear's only reader."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..compat import PrimFunc, T, finish
 from ..layouts import rows as packed
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import LANES, Vec, lanes, splat
-from . import norm
+from ..vector import LANES, Vec, lanes
+from .norm import Norm
 
 
 def interleaved(a: Vec, b: Vec, n: int) -> Vec:
@@ -26,74 +26,80 @@ def transposed(rows: Any, first: Any) -> Vec:
     return interleaved(even, odd, 2 * LANES)
 
 
-def _reference(x: np.ndarray, *gamma: np.ndarray, norm_eps: float | None, **_: Any) -> tuple[np.ndarray, ...]:
-    return (packed.pack_rows(x if norm_eps is None else norm.reference(x, gamma[0], norm_eps)),)
+def _reference(x: np.ndarray, *operands: np.ndarray, norm: Norm | None, **_: Any) -> tuple[np.ndarray, ...]:
+    return (packed.pack_rows(x if norm is None else norm.reference(x, *operands)),)
 
 
-def _inputs(rng: np.random.Generator, *, features: int, norm_eps: float | None, n: int, **_: Any) -> list[np.ndarray]:
-    arrays = [rng.standard_normal((n, features), dtype=np.float32)]
-    return arrays if norm_eps is None else [*arrays, rng.standard_normal(features, dtype=np.float32)]
+def _inputs(rng: np.random.Generator, *, features: int, norm: Norm | None, n: int, **_: Any) -> list[np.ndarray]:
+    vectors = [rng.standard_normal(features, dtype=np.float32) for _ in (norm.operands if norm else ())]
+    return [rng.standard_normal((n, features), dtype=np.float32), *vectors]
 
 
 @kernel(
     reference=_reference,
     inputs=_inputs,
     cost=lambda *, features, n, **_: Cost(bytes=8 * features * n, flops=0),
-    tolerance=Tolerance(1e-6, "the fused norm's float32 sum of squares; without a norm the packing is exact"),
+    tolerance=Tolerance(1e-6, "the fused norm's float32 sums; without a norm the packing is exact"),
     cases=[
-        Case({"features": 64, "norm_eps": None}, {"n": 24}),
-        Case({"features": 37, "norm_eps": None}, {"n": 5}),
-        Case({"features": 77, "norm_eps": 1e-6}, {"n": 31}),
+        Case({"features": 64, "norm": None}, {"n": 24}),
+        Case({"features": 37, "norm": None}, {"n": 5}),
+        Case({"features": 77, "norm": Norm("rms", 77, 1e-6)}, {"n": 31}),
+        Case({"features": 77, "norm": Norm("layer", 77, 1e-5)}, {"n": 31}),
+        Case({"features": 64, "norm": Norm("layer", 64, 1e-5, bias=True)}, {"n": 13}),
     ],
 )
-def pack_rows(*, features: int, norm_eps: float | None, target: TargetProfile) -> PrimFunc:
-    """x float32 [n, features] (and gamma float32 [features] with a norm) -> float32 [ceil(n / MR), features, MR].
+def pack_rows(*, features: int, norm: Norm | None, target: TargetProfile) -> PrimFunc:
+    """x float32 [n, features] (and the norm's operands [features]) -> float32 [ceil(n / MR), features, MR].
 
-    MR is `row_tile(target)`; rows past the last repeat it. With `norm_eps` the rows are normalised first, with the
-    bits of `rms_norm`.
+    MR is `row_tile(target)`; rows past the last repeat it. With a norm the rows are normalised first, with the bits of
+    `rms_norm` or `layer_norm`.
     """
     MR = packed.row_tile(target)
-    with_norm = norm_eps is not None
-    scale = norm.inverse_rms(features, 0.0 if norm_eps is None else norm_eps)
+    operands = () if norm is None else norm.operands
     whole = features // LANES * LANES
 
+    def measure(x: Any, row: Any, inverse: Any, mean: Any, m: Any) -> None:
+        if norm is not None:
+            norm.statistics(x, row, T.int64(0), inverse, mean, m)
+
+    def normal(x: Any, row: Any, k: Any, n: int, stats: Any, vectors: Any) -> Any:
+        """n elements of a row from k on; `stats` are its inverse and mean, `vectors` weight and bias."""
+        at = lanes(k, n) if n > 1 else k
+        if norm is None:
+            return x[row, at]
+        inverse, mean = stats
+        return norm.apply(x[row, at], inverse, mean, vectors[0][at], vectors[1][at] if norm.bias else None, n)
+
     @T.prim_func(private=True, s_tir=True)
-    def pack(x_: T.handle, gamma_: T.handle, y_: T.handle):
+    def pack(x_: T.handle, weight_: T.handle, bias_: T.handle, y_: T.handle):
         n = T.int64()
         tiles = T.int64()
         x = T.match_buffer(x_, (n, T.int64(features)), "float32", align=64)
-        gamma = T.match_buffer(gamma_, (T.int64(features),), "float32", align=64)
+        weight = T.match_buffer(weight_, (T.int64(features),), "float32", align=64)
+        bias = T.match_buffer(bias_, (T.int64(features),), "float32", align=64)
         y = T.match_buffer(y_, (tiles, T.int64(features), T.int64(MR)), "float32", align=64)
         for tile in T.parallel(tiles):
             inverse = T.alloc_buffer((MR,), "float32", scope="global")
-            if with_norm:
+            mean = T.alloc_buffer((MR,), "float32", scope="global")
+            if norm is not None:
                 for m in T.serial(T.int64(MR)):
-                    scale(x, T.min(tile * MR + m, n - 1), inverse, m)
+                    measure(x, T.min(tile * MR + m, n - 1), inverse, mean, m)
             for c in T.serial(T.int64(features // LANES)):
                 rows = T.alloc_buffer((MR, LANES), "float32", scope="global")
                 columns = T.alloc_buffer((4 * LANES,), "float32", scope="global")
                 for m in T.unroll(MR):
-                    if with_norm:
-                        rows[m, lanes(0)] = (
-                            x[T.min(tile * MR + m, n - 1), lanes(c * LANES)]
-                            * splat(inverse[m])
-                            * gamma[lanes(c * LANES)]
-                        )
-                    else:
-                        rows[m, lanes(0)] = x[T.min(tile * MR + m, n - 1), lanes(c * LANES)]
+                    rows[m, lanes(0)] = normal(
+                        x, T.min(tile * MR + m, n - 1), c * LANES, LANES, (inverse[m], mean[m]), (weight, bias)
+                    )
                 for m in T.unroll(MR // 4):
                     columns[lanes(0, 4 * LANES)] = transposed(rows, m * 4)
                     for k in T.unroll(LANES):
                         y[tile, c * LANES + k, lanes(m * 4, 4)] = columns[lanes(k * 4, 4)]
             for k in T.serial(T.int64(features - whole)):
                 for m in T.serial(T.int64(MR)):
-                    if with_norm:
-                        y[tile, whole + k, m] = (
-                            x[T.min(tile * MR + m, n - 1), whole + k] * inverse[m] * gamma[whole + k]
-                        )
-                    else:
-                        y[tile, whole + k, m] = x[T.min(tile * MR + m, n - 1), whole + k]
+                    y[tile, whole + k, m] = normal(
+                        x, T.min(tile * MR + m, n - 1), whole + k, 1, (inverse[m], mean[m]), (weight, bias)
+                    )
 
-    if not with_norm:
-        pack = PrimFunc([p for p in pack.params if p.name != "gamma"], pack.body, pack.ret_type, pack.attrs)
-    return finish(pack)
+    params = [p for p in pack.params if p.name not in {"weight", "bias"} - set(operands)]
+    return finish(PrimFunc(params, pack.body, pack.ret_type, pack.attrs))

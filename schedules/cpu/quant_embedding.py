@@ -46,6 +46,8 @@ SHAPES = [
     (32, "w4-pc-asym", 48, 6),
     (96, "w4-g32", 70, 40),
     (256, "w4-g128-asym", 31, 4),
+    (96, "w4-g32-min", 70, 5),
+    (128, "w8-g64-min", 19, 3),
     (128, "w4-g64-2l", 50, 1),
     (96, "w4-g32-2l-asym", 64, 9),
     (64, "w8a8", 20, 3),
@@ -56,7 +58,7 @@ SHAPES = [
     reference=_reference,
     inputs=_inputs,
     cost=_cost,
-    tolerance=Tolerance(0.0, "(code - zero) * scale, and times the channel's scale, each rounded once"),
+    tolerance=Tolerance(0.0, "(code - zero) * scale, then the channel's scale or the minimum, each rounded once"),
     cases=[Case({"features": k, "format": format}, {"vocab": vocab, "n": n}) for k, format, vocab, n in SHAPES],
 )
 def quant_embedding(*, features: int, format: str, target: TargetProfile) -> PrimFunc:
@@ -95,6 +97,8 @@ def quant_embedding(*, features: int, format: str, target: TargetProfile) -> Pri
                 for k, codes in _codes(fmt.bits, [word(tile, at, line, lane) for line in range(block // 8 or 1)]):
                     centred = T.cast(codes - T.broadcast(zero, WORD), "float32x4")
                     value = centred * T.broadcast(scale, WORD)
+                    if fmt.minima:  # the product is exact, so that it may be contracted with this sum or not
+                        value = value + T.broadcast(T.cast(b["mins"][tile, g, lane], "float32"), WORD)
                     if fmt.two_level:
                         value = value * T.broadcast(b["channels"][tile, lane], WORD)
                     store(y, (i, lanes(at * block + k, WORD)), value)

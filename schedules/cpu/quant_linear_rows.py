@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import epilogue as epilogues
 from ..compat import PrimFunc, finish
 from ..layouts import tile16
 from ..layouts.quantized import QuantizedMatrix, packed_arrays
@@ -27,7 +28,7 @@ def quant_spec(in_features: int, out_features: int, scheme_name: str, epilogue: 
 
 
 def random_matrix(rng: np.random.Generator, fmt: WeightFormat, rows: int, columns: int) -> QuantizedMatrix:
-    """A matrix of random codes, scales and zero points."""
+    """A matrix of random codes, scales, and zero points or minima."""
     low, high = fmt.codes
     shape = rows, fmt.groups(columns)
     codes = rng.integers(low, high + 1, (rows, columns), dtype=np.uint8)
@@ -35,7 +36,8 @@ def random_matrix(rng: np.random.Generator, fmt: WeightFormat, rows: int, column
     scales: np.ndarray = rng.integers(1, 16, shape, dtype=np.uint8) if fmt.two_level else floats
     zeros = None if fmt.symmetric else rng.integers(low, high + 1, shape, dtype=np.uint8)
     channels = rng.uniform(0.001, 0.002, rows).astype(np.float32) if fmt.two_level else None
-    return QuantizedMatrix(fmt, codes, scales, zeros, channels)
+    mins = rng.uniform(-0.2, 0.01, shape).astype(np.float16) if fmt.minima else None
+    return QuantizedMatrix(fmt, codes, scales, zeros, channels, mins)
 
 
 def packed_rows(x: np.ndarray, spec: QuantSpec, tile_rows: int) -> list[np.ndarray]:
@@ -66,14 +68,13 @@ def reference(spec: QuantSpec, tile_rows: int, *arrays: np.ndarray) -> tuple[np.
     names = packed_arrays(spec.weight, channels, spec.in_features, spec.parts)
     w = QuantizedMatrix.unpack(spec.weight, {name: rest.pop(0) for name in names}, channels, spec.parts)
     y = quant_reference.matmul_f32(x, w) if isinstance(x, np.ndarray) else quant_reference.matmul_quantized(x, w)
+    bias = residual = None
     if "bias" in spec.epilogue:
-        y = y + tile16.unpack_channels(rest.pop(0).reshape(-1, tile16.TILE), channels, spec.parts)
-    if spec.parts == 2:
-        y = quant_reference.silu(y[:, : spec.out_features]) * y[:, spec.out_features :]
+        bias = tile16.unpack_channels(rest.pop(0).reshape(-1, tile16.TILE), channels, spec.parts)
     if "residual" in spec.epilogue:
         residual = rest.pop(0)
-        y = y[: len(residual)] + residual
-    return (y.astype(np.float32),)
+        y = y[: len(residual)]
+    return (epilogues.reference(y, spec.epilogue, bias, residual).astype(np.float32),)
 
 
 def _rows(spec: QuantSpec, tile_rows: int, arrays: list[np.ndarray]) -> np.ndarray | quant_reference.QuantizedRows:
@@ -104,9 +105,9 @@ def _spec(in_features: int, out_features: int, scheme: str, epilogue: tuple[str,
 
 
 def tolerance(spec: QuantSpec) -> Tolerance:
-    """Bits, but for silu, whose exponential is a polynomial."""
-    if spec.parts == 2:
-        return Tolerance(2e-6, "silu of a polynomial exponential")
+    """Bits, but for activation functions, which are polynomials."""
+    if not epilogues.exact(spec.epilogue):
+        return Tolerance(2e-6, "an activation function of a polynomial")
     return Tolerance(0, "exact int32 sums, and one fma for each group in one order")
 
 
@@ -116,16 +117,20 @@ SHAPES: list[tuple[int, int, str, tuple[str, ...]]] = [
     (64, 50, "w4a8-ag", ("bias", "residual")),
     (32, 20, "w4a8-ag", ("bias",)),
     (128, 33, "w4a8-g64-asym", ("residual",)),
-    (96, 24, "w4a8-pc", ("silu_mul",)),
+    (96, 24, "w4a8-pc", ("gated:silu",)),
     (96, 97, "w4a8-2l", ("bias", "residual")),
     (64, 16, "w4a16-2l-asym", ()),
-    (256, 40, "w4a16-g128", ("bias", "silu_mul")),
+    (256, 40, "w4a16-g128", ("bias", "gated:silu")),
     (64, 70, "w4a16-f32-asym", ("bias",)),
     (64, 18, "w4a16-f32-2l", ()),
+    (128, 37, "w4a8-min", ("bias", "residual")),
+    (64, 21, "w8a8-g32-min-ag", ("gated:silu",)),
+    (256, 18, "w4a16-g128-min", ("residual",)),
+    (64, 34, "w4a16-g32-min-f32", ("bias",)),
     (100, 45, "w8a8", ("bias",)),
     (64, 31, "w8a8-g32-ag", ("residual",)),
     (84, 130, "w8a16-asym", ("bias", "residual")),
-    (44, 34, "w8a16-f32", ("silu_mul",)),
+    (44, 34, "w8a16-f32", ("gated:silu",)),
 ]
 
 
@@ -161,8 +166,8 @@ def quant_linear_rows(
     """A quantized linear layer for one row ("1") or few ("2", "4", "8": meant for up to so many, right for any number).
 
     Arguments: the activations from `quant_pack` in tiles of `rows` rows (codes, scales, sums; x float32 [n, K] for
-    schemes with float32 activations); the weight as `QuantizedMatrix.pack` gives it (codes, scales, and zeros and
-    channels where the format has them), gate | up in two parts with "silu_mul"; bias float32 [parts * ceil16(N)] and
+    schemes with float32 activations); the weight as `QuantizedMatrix.pack` gives it (codes, scales, and zeros, mins
+    and channels where the format has them), gate | up in two parts with "gated:<kind>"; bias float32 [parts * ceil16(N)] and
     residual float32 [n, N] where the epilogue has them; then the output y float32 [n, N].
 
     Raises ValueError for a row class, scheme or epilogue that does not exist, and for columns that groups do not divide.

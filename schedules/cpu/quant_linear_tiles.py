@@ -15,9 +15,12 @@ SHAPES: list[tuple[int, int, str, tuple[str, ...], int]] = [
     (20, 16, "w8a8", (), 12),
     (96, 70, "w4a8", ("residual",), 290),  # more rows than one task takes
     (8320, 33, "w4a8-g64-ag", ("bias",), 12),  # more than one block of K
-    (128, 40, "w4a8-2l", ("silu_mul",), 24),
+    (128, 40, "w4a8-2l", ("gated:silu",), 24),
     (96, 20, "w4a8-2l-asym", ("residual",), 5),
-    (64, 17, "w4a16-asym", ("bias", "silu_mul"), 12),
+    (64, 17, "w4a16-asym", ("bias", "gated:silu"), 12),
+    (96, 40, "w4a8-min", ("residual",), 29),
+    (8320, 33, "w4a16-g64-min", ("bias",), 12),
+    (128, 20, "w8a8-g32-min-ag", ("gated:silu",), 24),
     (52, 34, "w8a16-asym", ("residual",), 7),
 ]
 

@@ -1,4 +1,4 @@
-"""Activations as 8-bit codes, packed for the quantized linear kernels, with RMSNorm on the way where one comes before."""
+"""Activations as 8-bit codes, packed for the quantized linear kernels, with a norm on the way where one comes before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..emit import Buffer, Value, buffer, i64, let, local, otherwise, parallel, 
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
 from ..vector import LANES, Vec, lanes, splat
-from . import norm
+from .norm import Norm
 from .quant_reference import quantize_activations
 from .quant_spec import BLOCK, LIMB, WORDS
 from .quantize import TINY, largest, magnitude
@@ -24,16 +24,17 @@ class _Pack:
     """One kernel: its buffers and sizes, and the statements for one row."""
 
     def __init__(
-        self, features: int, activation: str, group: int | None, rows: int, factor: int, norm_eps: float | None
+        self, features: int, activation: str, group: int | None, rows: int, factor: int, norm: Norm | None
     ) -> None:
-        self.features, self.rows, self.factor, self.norm_eps = features, rows, factor, norm_eps
+        self.features, self.rows, self.factor, self.norm = features, rows, factor, norm
         self.limbs, self.levels = 2 if activation == "limbs" else 1, LEVELS[activation]
         self.group = group or features
         self.groups, self.scale_in_groups = features // self.group, activation == "int8-group"
         self.n = tirx.Var("n", "int64") if rows > 1 else T.int64(1)
         tiles = self.tiles = tirx.Var("row_tiles", "int64") if rows > 1 else T.int64(1)
         self.x = buffer("x", (self.n, T.int64(features)), "float32", align=64)
-        self.gamma = buffer("gamma", (T.int64(features),), "float32", align=64)
+        names = () if norm is None else norm.operands
+        self.operands = [buffer(name, (T.int64(features),), "float32", align=64) for name in names]
         blocks, words = T.int64(-(-features // BLOCK)), T.int64(WORDS * self.limbs)
         scales = T.int64(self.groups if self.scale_in_groups else 1)
         sums = T.int64(rows * self.limbs)
@@ -43,9 +44,8 @@ class _Pack:
 
     def emit(self) -> PrimFunc:
         """The kernel."""
-        gamma = [] if self.norm_eps is None else [self.gamma]
         rows = self.tiles * self.rows
-        with prim_func([self.x, *gamma, self.codes, self.scales, self.sums]) as made:
+        with prim_func([self.x, *self.operands, self.codes, self.scales, self.sums]) as made:
             if self.rows == 1:
                 self.row(i64(0))
             else:
@@ -60,9 +60,9 @@ class _Pack:
         """Pack row i of the tiles; rows past the last repeat it."""
         row = let("row", T.min(i, self.n - 1))
         tile, m = let("tile", T.truncdiv(i, i64(self.rows))), let("m", T.truncmod(i, i64(self.rows)))
-        self.inverse_rms = local("inverse_rms", (1,), registers=True)
-        if self.norm_eps is not None:
-            norm.inverse_rms(self.features, self.norm_eps)(self.x, row, self.inverse_rms, 0)
+        self.inverse, self.mean = (local(name, (1,), registers=True) for name in ("inverse", "mean"))
+        if self.norm is not None:
+            self.norm.statistics(self.x, row, i64(0), self.inverse, self.mean, 0)
         if self.scale_in_groups:
             with serial(i64(self.groups), "g") as g:
                 start = let("start", g * self.group)
@@ -77,10 +77,10 @@ class _Pack:
         """float32 activations k .. k + n - 1 of a row, normalised."""
         index = lanes(k, n) if n > 1 else k
         x = self.x[row, index]
-        if self.norm_eps is None:
+        if self.norm is None:
             return x
-        inverse = self.inverse_rms[0]
-        return x * (T.broadcast(inverse, n) if n > 1 else inverse) * self.gamma[index]
+        weight, *bias = (operand[index] for operand in self.operands)
+        return self.norm.apply(x, self.inverse[0], self.mean[0], weight, bias[0] if bias else None, n)
 
     def scale(self, row: Value, start: Value, count: int, tile: Value, g: Value, m: Value) -> Value:
         """Store the scale of `count` activations and give the factor that turns them into codes (0 for zeros and NaN)."""
@@ -168,22 +168,22 @@ def pack_activations(
     return tuple(np.ascontiguousarray(a) for a in (codes, quantized.scales[tiled].transpose(0, 2, 1), sums))
 
 
-def _reference(x: np.ndarray, *gamma: np.ndarray, **params: Any) -> tuple[np.ndarray, ...]:
-    normal = x if params["norm_eps"] is None else norm.reference(x, gamma[0], params["norm_eps"])
+def _reference(x: np.ndarray, *operands: np.ndarray, norm: Norm | None, **params: Any) -> tuple[np.ndarray, ...]:
+    normal = x if norm is None else norm.reference(x, *operands)
     return pack_activations(normal, *(params[name] for name in ("activation", "group", "rows", "factor")))
 
 
-def _inputs(rng: np.random.Generator, *, features: int, norm_eps: float | None, n: int, **_: Any) -> list[np.ndarray]:
-    arrays = [rng.standard_normal((n, features), dtype=np.float32) * np.float32(3)]
-    return arrays if norm_eps is None else [*arrays, rng.standard_normal(features, dtype=np.float32)]
+def _inputs(rng: np.random.Generator, *, features: int, norm: Norm | None, n: int, **_: Any) -> list[np.ndarray]:
+    x = rng.standard_normal((n, features), dtype=np.float32) * np.float32(3)
+    return [x, *(rng.standard_normal(features, dtype=np.float32) for _ in (norm.operands if norm else ()))]
 
 
 def _case(
-    features: int, activation: str, group: int | None, rows: int, n: int, factor: int, norm_eps: float | None = None
+    features: int, activation: str, group: int | None, rows: int, n: int, factor: int, norm: Norm | None = None
 ) -> Case:
-    names = {"features": features, "activation": activation, "group": group, "rows": rows, "norm_eps": norm_eps}
+    names = {"features": features, "activation": activation, "group": group, "rows": rows, "norm": norm}
     names |= {"factor": factor}
-    if norm_eps is None:
+    if norm is None:
         return Case(names, {"n": n})
     return Case(names, {"n": n}, Tolerance(0.02, "a float32 norm may round to the neighbouring code"))
 
@@ -200,7 +200,8 @@ def _case(
         _case(76, "limbs", None, 4, 6, -128),
         _case(256, "limbs", 128, 12, 40, 1),
         _case(96, "int8-group", 32, 12, 100, -8),
-        _case(64, "limbs", 32, 4, 6, -8, 1e-6),
+        _case(64, "limbs", 32, 4, 6, -8, Norm("rms", 64, 1e-6)),
+        _case(76, "int8", None, 4, 5, -8, Norm("layer", 76, 1e-5, bias=True)),
     ],
     num_outputs=3,
 )
@@ -211,16 +212,16 @@ def quant_pack(
     group: int | None,
     rows: int,
     factor: int,
-    norm_eps: float | None,
+    norm: Norm | None,
     target: TargetProfile,
 ) -> PrimFunc:
-    """x float32 [n, K] (and gamma float32 [K] with a norm) -> codes, scales and sums in tiles of `rows` rows.
+    """x float32 [n, K] (and the norm's operands float32 [K]) -> codes, scales and sums in tiles of `rows` rows.
 
     `QuantSpec.coding` says how a linear wants it: `activation` is limbs, int8 or int8-group, `group` how many k's have a sum
     (None: all of K), `factor` what sums are multiplied by. Outputs: codes
     int32 [tiles, ceil(K / 32), rows, 8 * limbs], four k's a word, the high limb's 8 words before the low one's; scales
     float32 [tiles, groups or 1, rows]; sums of codes int32 [tiles, groups, rows * limbs]. With `rows` 1, n is 1. Rows
-    past the last repeat it. With `norm_eps` the rows are normalised first, with the bits of `rms_norm`.
+    past the last repeat it. With a norm the rows are normalised first, with the bits of `rms_norm` or `layer_norm`.
 
     Raises ValueError for an activation format that has no codes, and for a group that does not divide K.
     """
@@ -228,4 +229,4 @@ def quant_pack(
         raise ValueError(f"activations in {activation!r} are not packed; choose one of {', '.join(LEVELS)}")
     if features % (group or 4):
         raise ValueError(f"groups of {group or 4} do not divide {features} activations; choose a group that does")
-    return finish(_Pack(features, activation, group, rows, factor, norm_eps).emit())
+    return finish(_Pack(features, activation, group, rows, factor, norm).emit())

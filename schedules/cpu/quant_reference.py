@@ -3,13 +3,16 @@
     Codes of activations times codes of weights minus zero points are summed in int32 per group: exact in any order.
     Group sums join in ascending order, `acc = fma(float(sum), scale, acc)` from +0, where scale is the weight's, times
     the activation's where that has one per group. A scale per token multiplies once at the end: acc * scale.
+    Minima: the sum has no zero, and `acc = fma(float(sum of the row's codes), minimum, acc)` follows, times the activation's
+    scale likewise.
     Two-level: sums times the integer group scales add up in int32 over all of K; float(sum) * (channel * token scale).
     Limbs: both sums are exact; `float(sum)` above is `fma(float(high), 128, float(low))`, one rounding. (Where both are
     below 2**24, as in any group of up to 128, the int32 sum 128 * high + low converted to float is the same number.)
     f32: part = fma(float(code - zero), x, part) from +0 over ascending k of a group, acc = fma(part, scale, acc); with
-    two levels acc is multiplied by the channel scale at the end.
+    two levels acc is multiplied by the channel scale at the end. With minima the weight itself takes the place of code -
+    zero, and 1 that of the scale.
 
-Then the epilogue in its order. `fma` here is exact, so the tolerance of kernels without silu is 0.
+Then the epilogue in its order. `fma` here is exact, so the tolerance is 0 where the epilogue is exact.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import dataclasses
 
 import numpy as np
 
+from .. import epilogue as epilogues
 from ..layouts.quantized import QuantizedMatrix
 from .quantize import TINY, quantize_rows
-from .reference import silu
 
 LIMB_PEAK = 16256  # 127 * 128: the code of a row's largest magnitude, so that the high limb stays within int8
 
@@ -101,29 +104,41 @@ def matmul_quantized(x: QuantizedRows, w: QuantizedMatrix) -> np.ndarray:
     limbs = [_group_sums(limb, centred) for limb in x.codes]
     if w.channels is not None:
         limbs = [(sums * w.scales.astype(np.int32)).sum(-1, dtype=np.int32)[..., None] for sums in limbs]
-    values = limbs[0].astype(np.float32)
-    if len(limbs) == 2:
-        values = fma(values, np.float32(128), limbs[1].astype(np.float32))
+    values = _joined(limbs)
     if w.channels is not None:
         return values[..., 0] * (w.channels * x.scales)
+    groups, per_group = centred.shape[1], x.scales.shape[1] == centred.shape[1] > 1
+    x_sums = _joined([limb.reshape(len(limb), groups, -1).sum(-1, dtype=np.int32) for limb in x.codes])  # [n, groups]
     acc = np.zeros(values.shape[:2], np.float32)
-    per_group = x.scales.shape[1] == centred.shape[1] > 1
-    for g in range(centred.shape[1]):
-        scale = np.broadcast_to(w.scales[:, g].astype(np.float32), acc.shape)
-        acc = fma(values[..., g], scale * x.scales[:, g : g + 1] if per_group else scale, acc)
+    for g in range(groups):
+        factors = [(values[..., g], w.scales)]
+        if w.mins is not None:
+            factors.append((np.broadcast_to(x_sums[:, g : g + 1], acc.shape), w.mins))
+        for value, by in factors:
+            scale = np.broadcast_to(by[:, g].astype(np.float32), acc.shape)
+            acc = fma(value, scale * x.scales[:, g : g + 1] if per_group else scale, acc)
     return acc if per_group else acc * x.scales
+
+
+def _joined(limbs: list[np.ndarray]) -> np.ndarray:
+    """float32 of int32 sums: one limb, or 128 * high + low with one rounding."""
+    values = limbs[0].astype(np.float32)
+    return values if len(limbs) == 1 else fma(values, np.float32(128), limbs[1].astype(np.float32))
 
 
 def matmul_f32(x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
     """float32 [n, N] of float32 activations and quantized weights, in the order of operations above."""
-    centred = w.centred().astype(np.float32)
-    channels, groups, size = centred.shape
+    channels, groups = w.scales.shape
+    whole = w.mins is not None
+    centred = (w.dequantize() if whole else w.centred().astype(np.float32)).reshape(channels, groups, -1)
+    scales = np.ones_like(w.scales, np.float32) if whole else w.scales.astype(np.float32)
+    size = centred.shape[2]
     acc = np.zeros((len(x), channels), np.float32)
     for g in range(groups):
         part = np.zeros_like(acc)
         for k in range(size):
             part = fma(np.broadcast_to(centred[:, g, k], acc.shape), x[:, g * size + k, None], part)
-        acc = fma(part, np.broadcast_to(w.scales[:, g].astype(np.float32), acc.shape), acc)
+        acc = fma(part, np.broadcast_to(scales[:, g], acc.shape), acc)
     return acc if w.channels is None else acc * w.channels
 
 
@@ -133,19 +148,11 @@ def linear(
     activation: str,
     bias: np.ndarray | None = None,
     residual: np.ndarray | None = None,
-    silu_mul: bool = False,
+    epilogue: epilogues.Epilogue = ("bias",),
 ) -> np.ndarray:
-    """epilogue(x @ w.T) float32 for x float32 [n, K]: + bias [N], then + residual [n, N] or silu(gate) * up.
-
-    With `silu_mul` the first half of the channels of `w` is gate, the second up.
-    """
+    """epilogue(x @ w.T) float32 for x float32 [n, K], with bias [channels of w] and residual [n, N] where it has them."""
     if activation == "f32":
         y = matmul_f32(x, w)
     else:
         y = matmul_quantized(quantize_activations(x, activation, w.format.group_size(x.shape[1])), w)
-    if bias is not None:
-        y = y + bias
-    if silu_mul:
-        gate, up = np.split(y, 2, axis=1)
-        y = silu(gate) * up
-    return y if residual is None else y + residual
+    return epilogues.reference(y, epilogue, bias, residual)

@@ -190,6 +190,9 @@ class _Rows:
             if not self.spec.weight.symmetric:
                 zero = T.cast(self.b["zeros"][tile, g, lanes(0)], "int32x16")
             weight = let("weight", T.cast(code - zero, "float32x16"))
+            if self.spec.weight.minima:
+                b = self.b
+                weight = let("whole", fma(weight, self.spec.scales(b, tile, g), self.spec.mins(b, tile, g)))
             for m in range(self.walk.at_once):
                 row = T.min(row_tile * self.rows + first + m, self.n - 1)
                 store(array, (m, lanes(0)), fma(weight, splat(self.b["x"][row, k + j]), array[m, lanes(0)]))
@@ -213,7 +216,9 @@ class _Rows:
                     at = (m0 * limbs + i, lanes(0))
                     store(wide, at, wide[at] + array[i, lanes(0)] * scale)
                 continue
-            scale = let("scale", spec.scales(self.b, tile, g))
+            # Float32 activations have been multiplied with weights that have their scale and minimum already.
+            whole = spec.weight.minima and not limbs
+            scale = let("scale", const(1.0) if whole else spec.scales(self.b, tile, g))
             for m in range(self.walk.at_once):
                 value = (
                     joined([array[m * limbs + limb, lanes(0)] for limb in range(limbs)])
@@ -223,6 +228,18 @@ class _Rows:
                 by = scale * splat(self.b["xs"][row_tile, g, first + m]) if spec.row_scales > 1 else scale
                 at = (m0 + m, lanes(0))
                 store(wide, at, fma(value, by, wide[at]))
+            if spec.weight.minima and limbs:
+                self.join_minima(tile, g, row_tile, first, m0, wide)
+
+    def join_minima(self, tile: Value, g: Value, row_tile: Value, first: Value, m0: int, wide: Buffer) -> None:
+        """Add the minima of a group times the sums of the rows' codes."""
+        spec, limbs = self.spec, self.spec.limbs
+        least = let("least", spec.mins(self.b, tile, g))
+        for m in range(self.walk.at_once):
+            x_sums = [splat(self.b["sums"][row_tile, g, (first + m) * limbs + limb]) for limb in range(limbs)]
+            by = least * splat(self.b["xs"][row_tile, g, first + m]) if spec.row_scales > 1 else least
+            at = (m0 + m, lanes(0))
+            store(wide, at, fma(joined(x_sums), by, wide[at]))
 
     def fetch(self, tile: Value, block: Value) -> None:
         """Prefetch the codes of a block some blocks ahead; past the end of a tile that is the next task's."""

@@ -1,8 +1,8 @@
 """What all quantized linear kernels share: shapes, buffers, checks, and the expressions that decide the bits.
 
-Per group of k, ascending: `acc = fma(float(exact int32 sum), scale, acc)`; then once acc * scale of the row, + bias, + residual
-or silu(gate) * up. `quant_reference` has all of it in NumPy. A kernel for few rows and one for many use these same functions,
-so a row has the same bits in both.
+Per group of k, ascending: `acc = fma(float(exact int32 sum), scale, acc)`, and with minima `acc = fma(float(sum of the row's
+codes), minimum, acc)`; then once acc * scale of the row, + bias, + residual or silu(gate) * up. `quant_reference` has all of
+it in NumPy. A kernel for few rows and one for many use these same functions, so a row has the same bits in both.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import epilogue as epilogues
 from ..compat import T
 from ..emit import Buffer, Value, buffer, local, serial, store, when
 from ..layouts.quantized import packed_arrays
 from ..layouts.rows import ROW_TILE
 from ..layouts.scheme import ACTIVATIONS, MAX_GROUP_SCALE, WeightFormat
-from ..vector import LANES, Vec, const, fma, lanes, silu, splat
-from .linear_spec import EPILOGUES
+from ..vector import LANES, Vec, const, fma, lanes, splat
 
 BLOCK = 32  # k's of one block: 8 words of 4 bytes, both nibbles of 4 cache lines of int4
 WORDS = 8
@@ -42,8 +42,7 @@ class QuantSpec:
             raise ValueError(
                 f"no quantized linear with {self.activation!r} activations; choose one of {', '.join(ACTIVATIONS)}"
             )
-        if self.epilogue not in EPILOGUES:
-            raise ValueError(f"no quantized linear with the epilogue {self.epilogue!r}; choose one of {EPILOGUES}")
+        epilogues.check(self.epilogue)
         self.weight.groups(self.in_features)
         if self.integer and self.in_features > self.room:
             raise ValueError(
@@ -57,8 +56,8 @@ class QuantSpec:
 
     @property
     def parts(self) -> int:
-        """Two for silu(gate) * up, where the weight is gate | up."""
-        return 2 if "silu_mul" in self.epilogue else 1
+        """Two for kind(gate) * up, where the weight is gate | up."""
+        return epilogues.parts(self.epilogue)
 
     @property
     def tiles(self) -> int:
@@ -88,13 +87,13 @@ class QuantSpec:
     @property
     def integer(self) -> bool:
         """Whether one int32 sum runs over all of K: scales per channel, or two levels of them."""
-        return self.limbs > 0 and (self.weight.two_level or self.groups == 1)
+        return self.limbs > 0 and (self.weight.two_level or self.groups == 1) and not self.weight.minima
 
     @property
     def room(self) -> int:
-        """Columns whose products with codes of +-127 surely fit one int32 sum."""
-        low, high = self.weight.codes
-        largest = max(high - self.weight.zero, self.weight.zero - low) if self.weight.symmetric else high
+        """Columns whose products with codes of +-127 surely fit one int32 sum. Codes that are kept may be 0 (-128)."""
+        zero, high = self.weight.zero, self.weight.codes[1]
+        largest = max(zero, high - zero) if self.weight.symmetric else high
         return (2**31 - 1) // (127 * largest * (MAX_GROUP_SCALE if self.weight.two_level else 1))
 
     @property
@@ -108,7 +107,7 @@ class QuantSpec:
         return self.limbs > 0 and self.row_scales == 1
 
     def weight_buffers(self) -> dict[str, Buffer]:
-        """Parameters of the weight, as `quantized.packed_arrays` lists them: `codes`, `scales`, `zeros`, `channels`."""
+        """Parameters of the weight, as `quantized.packed_arrays` lists them: `codes`, `scales`, `zeros`, `mins`, `channels`."""
         arrays = packed_arrays(self.weight, self.parts * self.out_features, self.in_features, self.parts)
         return {
             name: buffer(name, _int64(*shape), dtype.name, align=64 if name in ("codes", "channels") else 16)
@@ -118,10 +117,11 @@ class QuantSpec:
     def coding(self, tile_rows: int) -> dict[str, Any]:
         """How `quant_pack` codes activations for the kernel that takes tiles of `tile_rows` rows: activation, group, factor.
 
-        Its sums are what int32 sums begin with: -zero * (sum of the row's codes), where the format has one zero. Many rows
-        are multiplied with codes of two levels as bytes that have their group scale inside, and one zero for all of K.
+        Its sums are what int32 sums begin with: -zero * (sum of the row's codes), where the format has one zero; with zero
+        points and minima they are the sums of the row's codes. Many rows are multiplied with codes of two levels as bytes that
+        have their group scale inside, and one zero for all of K.
         """
-        if not self.weight.symmetric:
+        if not self.weight.symmetric or self.weight.minima:
             return {"activation": self.activation, "group": self.weight.group, "factor": 1}
         if self.weight.two_level and tile_rows == ROW_TILE:
             return {"activation": self.activation, "group": None, "factor": -SHIFT}
@@ -154,6 +154,8 @@ class QuantSpec:
 
     def start(self, b: Mapping[str, Buffer], tile: Value, group: Value, x_sum: Value) -> Vec:
         """What a group's int32 sums begin with: -zero * sum of the row's codes. `tile` counts over both parts."""
+        if self.weight.minima:
+            return splat(T.int32(0))
         if self.weight.symmetric:
             return splat(x_sum)  # quant_pack has multiplied
         return T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") * splat(T.int32(0) - x_sum)
@@ -163,6 +165,10 @@ class QuantSpec:
         if not self.weight.two_level:
             return T.cast(b["scales"][tile, group, lanes(0)], "float32x16")
         return T.cast(self.integer_scales(b, tile, group), "float32x16")
+
+    def mins(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
+        """float32 minima of a group."""
+        return T.cast(b["mins"][tile, group, lanes(0)], "float32x16")
 
     def integer_scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
         """int32 scales of a group in a format of two levels."""
@@ -184,7 +190,7 @@ class QuantSpec:
         Columns past the last are not stored.
         """
         values = [self.finished(b, acc, x_scale, part * self.tiles + tile) for part, acc in enumerate(sums)]
-        value = silu(values[0]) * values[1] if self.parts == 2 else values[0]
+        value = epilogues.finished(self.epilogue, values)
         column, rest = tile * LANES, self.out_features % LANES
         y, residual = b["y"], b.get("residual")
 

@@ -101,6 +101,20 @@ class RegisterTile:
                 by = scale * splat(self.b["xs"][self.row_tile, group, self.m0 + m]) if spec.row_scales > 1 else scale
                 value = joined([array[m * limbs + limb] for limb in range(limbs)])
                 store(total, m, fma(value, by, total[m]))
+        if spec.weight.minima:
+            self.minima(sums, group, g)
+
+    def minima(self, sums: Sequence[Buffer], group: Value, g: Value) -> None:
+        """The minima of a group times the sums of the rows' codes; `g` is its number since the last `take`."""
+        limbs, b = self.spec.limbs, self.b
+        for m in range(self.shape.rows):
+            row = self.m0 + m
+            x_sums = [splat(b["sums"][self.row_tile, group, row * limbs + limb]) for limb in range(limbs)]
+            x_sum = let("x_sum", joined(x_sums))
+            for total, (column, _) in zip(sums, self.columns, strict=True):
+                least = self.weights.least(column, g)
+                by = least * splat(b["xs"][self.row_tile, group, row]) if self.spec.row_scales > 1 else least
+                store(total, m, fma(x_sum, by, total[m]))
 
     def dots(self, sums: Sequence[Buffer], first: Value, step: Value, words: int) -> None:
         """The dot products of `words` words of the block `first + step`."""

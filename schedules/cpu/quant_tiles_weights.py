@@ -15,7 +15,7 @@ BYTES = 0x01010101  # the same byte four times
 
 
 class Weights:
-    """int8 codes, read where they lie. Scales of groups are widened into a buffer of the task."""
+    """int8 codes, read where they lie. Scales and minima of groups are widened into buffers of the task."""
 
     def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
         self.spec, self.b = spec, b
@@ -23,6 +23,8 @@ class Weights:
         self.group_blocks = max(spec.group // BLOCK, 1)
         if not spec.integer:
             self.scales = local("wide_scales", (blocks // self.group_blocks, width), VECTOR)
+        if spec.weight.minima:
+            self.mins = local("wide_mins", (blocks // self.group_blocks, width), VECTOR)
 
     def take(self, column: int, tile: Value, first: Value, blocks: Value) -> None:
         """Get `blocks` blocks of 32 k's ready, from the block `first`, for the column tile `column` of the task."""
@@ -31,10 +33,16 @@ class Weights:
             group = let("group", T.truncdiv(first, i64(self.group_blocks)))
             with serial(T.truncdiv(blocks, i64(self.group_blocks)), "g") as g:
                 store(self.scales, (g, column), self.spec.scales(self.b, tile, group + g))
+                if self.spec.weight.minima:
+                    store(self.mins, (g, column), self.spec.mins(self.b, tile, group + g))
 
     def scale(self, column: int, group: Value) -> Vec:
         """float32 scales of a group, counted from the last `take`."""
         return self.scales[group, column]
+
+    def least(self, column: int, group: Value) -> Vec:
+        """float32 minima of a group, likewise."""
+        return self.mins[group, column]
 
     def word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
         """Four k's of 16 channels: the operand of one dot4. `block` counts from the last `take`."""

@@ -22,8 +22,3 @@ def narrow(x: np.ndarray, dtype: str) -> np.ndarray:
 def widen(x: np.ndarray, dtype: str) -> np.ndarray:
     """Stored elements (bfloat16 as bits) to float32, exactly."""
     return (x.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else x).astype(np.float32)
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-    """x / (1 + e**-x) in the type of x, exponent clamped to [-87, 87] as in the kernels."""
-    return x / (1 + np.exp(-np.clip(x, -87, 87)))

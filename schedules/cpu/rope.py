@@ -55,7 +55,7 @@ def rope_table(*, rotary_dim: int, target: TargetProfile) -> PrimFunc:
 
 
 def rotation(rotary_dim: int, head_dim: int, interleaved: bool) -> Callable[..., None]:
-    """Macro `rotate(x, x_row, x_at, table, y, y_row, y_at)`: one head of x[x_row], from column x_at on, into y[y_row].
+    """Macro `rotate(x, x_row, x_at, table, row, y, y_row, y_at)`: a head at x[x_row, x_at] into y[y_row, y_at], by table[row].
 
     A pair (a, b) becomes (a*cos - b*sin, b*cos + a*sin), where the second product of each is fused into the sum.
     """
@@ -63,22 +63,22 @@ def rotation(rotary_dim: int, head_dim: int, interleaved: bool) -> Callable[...,
     pair, partner = (2, 1) if interleaved else (1, half)
 
     @T.inline
-    def rotate_pairs(x, x_row, x_at, table, y, y_row, y_at, i, n):
+    def rotate_pairs(x, x_row, x_at, table, row, y, y_row, y_at, i, n):
         a: T.let = x[x_row, span(x_at + i * pair, n)]
         b: T.let = x[x_row, span(x_at + i * pair + partner, n)]
-        cos: T.let = table[x_row, span(i, n)]
-        sin: T.let = table[x_row, span(half + i, n)]
+        cos: T.let = table[row, span(i, n)]
+        sin: T.let = table[row, span(half + i, n)]
         y[y_row, span(y_at + i * pair, n)] = fma_span(b * full(-1.0, n), sin, a * cos, n)
         y[y_row, span(y_at + i * pair + partner, n)] = fma_span(a, sin, b * cos, n)
 
     vectors = 0 if interleaved else half // LANES
 
     @T.inline
-    def rotate(x, x_row, x_at, table, y, y_row, y_at):
+    def rotate(x, x_row, x_at, table, row, y, y_row, y_at):
         for i in T.serial(vectors):
-            rotate_pairs(x, x_row, x_at, table, y, y_row, y_at, i * LANES, LANES)
+            rotate_pairs(x, x_row, x_at, table, row, y, y_row, y_at, i * LANES, LANES)
         for i in T.serial(half - vectors * LANES):
-            rotate_pairs(x, x_row, x_at, table, y, y_row, y_at, vectors * LANES + i, 1)
+            rotate_pairs(x, x_row, x_at, table, row, y, y_row, y_at, vectors * LANES + i, 1)
         for i in T.serial(head_dim - rotary_dim):
             y[y_row, y_at + rotary_dim + i] = x[x_row, x_at + rotary_dim + i]
 
@@ -143,6 +143,6 @@ def rope(*, heads: int, head_dim: int, rotary_dim: int, interleaved: bool = Fals
         y = T.match_buffer(y_, (n, heads * head_dim), "float32", align=64)
         for row in T.parallel(n):
             for h in T.serial(heads):
-                rotate(x, row, h * head_dim, table, y, row, h * head_dim)
+                rotate(x, row, h * head_dim, table, row, y, row, h * head_dim)
 
     return finish(rope_rows)

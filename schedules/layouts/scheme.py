@@ -1,8 +1,9 @@
 """Quantization schemes by name: how weights are coded, and how activations are coded for them.
 
 A name is `w4a16`, `w4a8`, `w8a8` or `w8a16` with optional suffixes: `-g32`, `-g64`, `-g128` or `-pc` (one group per
-channel), `-2l` (two-level scales), `-asym` (zero points), `-ag` (8-bit activations scaled per group instead of per
-token), `-f32` (16-bit activations kept in float32 instead of two 8-bit limbs).
+channel), `-2l` (two-level scales), `-asym` (zero points), `-min` (minima: what GGUF's Q4_1, Q4_K, Q5_1 and Q5_K have),
+`-ag` (8-bit activations scaled per group instead of per token), `-f32` (16-bit activations kept in float32 instead of
+two 8-bit limbs).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 GROUPS = (32, 64, 128)
 ACTIVATIONS = ("f32", "limbs", "int8", "int8-group")
 BASES = ("w4a16", "w4a8", "w8a8", "w8a16")
-SUFFIXES = ("g32", "g64", "g128", "pc", "2l", "asym", "ag", "f32")
+SUFFIXES = ("g32", "g64", "g128", "pc", "2l", "asym", "min", "ag", "f32")
 BLOCK = {4: 32, 8: 4}  # k's that the layouts keep together, by bits
 MAX_GROUP_SCALE = 15  # of two-level scales
 
@@ -22,13 +23,15 @@ class WeightFormat:
     """How weights are coded: w = (code - zero) * scale, with unsigned codes.
 
     `group` k's of an output channel share a float16 scale (None: all of them), and with `symmetric=False` a zero point;
-    otherwise zero is 8 or 128. With `two_level` the scale is an integer 1..15 per group times a float32 per channel.
+    otherwise zero is 8 or 128. With `two_level` the scale is an integer 1..15 per group times a float32 per channel. With
+    `minima` w = code * scale + minimum, a float16 for each group, and zero is 0.
     """
 
     bits: int
     group: int | None
     symmetric: bool = True
     two_level: bool = False
+    minima: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BLOCK:
@@ -40,22 +43,27 @@ class WeightFormat:
                 "two-level scales are for 4-bit weights in groups: 8-bit codes times a group scale would overflow the "
                 "int32 sums, and one group per channel has nothing to scale; drop `2l`"
             )
+        if self.minima and (self.group is None or self.two_level or not self.symmetric):
+            raise ValueError(
+                "minima are for weights in groups with one level of scales, and take the place of zero points; drop `min`, "
+                "or take groups without `2l` and `asym`"
+            )
 
     @property
     def name(self) -> str:
         """The name that `weight_format` reads: the bits, then the suffixes of schemes (`w4-g32-2l`, `w8-pc`)."""
         size = "pc" if self.group is None else f"g{self.group}"
-        return f"w{self.bits}-{size}" + "-2l" * self.two_level + "-asym" * (not self.symmetric)
+        return f"w{self.bits}-{size}" + "-2l" * self.two_level + "-asym" * (not self.symmetric) + "-min" * self.minima
 
     @property
     def zero(self) -> int:
-        """The code of 0 in symmetric formats, and of padding in all: 8 or 128."""
-        return 1 << (self.bits - 1)
+        """The code of 0 in symmetric formats: 8 or 128; with minima that of the minimum: 0."""
+        return 0 if self.minima else 1 << (self.bits - 1)
 
     @property
     def codes(self) -> tuple[int, int]:
         """Smallest and largest code. Symmetric 8-bit codes leave out 0 (-128)."""
-        return int(self.bits == 8 and self.symmetric), (1 << self.bits) - 1
+        return int(self.bits == 8 and self.symmetric and not self.minima), (1 << self.bits) - 1
 
     def group_size(self, columns: int) -> int:
         """k's that share a scale in a matrix of `columns` columns."""
@@ -77,8 +85,8 @@ class WeightFormat:
         return columns // size
 
     def bits_per_weight(self, columns: int) -> float:
-        """Stored bits per weight of a matrix of `columns` columns, scales and zero points included."""
-        per_group = (8 if self.two_level else 16) + (0 if self.symmetric else 8)
+        """Stored bits per weight of a matrix of `columns` columns, scales, zero points and minima included."""
+        per_group = (8 if self.two_level else 16) + (0 if self.symmetric else 8) + (16 if self.minima else 0)
         return self.bits + (self.groups(columns) * per_group + (32 if self.two_level else 0)) / columns
 
 
@@ -136,6 +144,6 @@ def scheme(name: str) -> Scheme:
     if "f32" in suffixes and not wide:
         raise ValueError(f"scheme {name!r}: -f32 is for 16-bit activations; choose w{bits}a16-f32")
     group = None if size == "pc" else int(size[1:])
-    weight = WeightFormat(bits, group, symmetric="asym" not in suffixes, two_level="2l" in suffixes)
+    weight = WeightFormat(bits, group, "asym" not in suffixes, "2l" in suffixes, "min" in suffixes)
     narrow = "int8-group" if "ag" in suffixes else "int8"
     return Scheme(weight, ("f32" if "f32" in suffixes else "limbs") if wide else narrow)

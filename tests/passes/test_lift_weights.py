@@ -29,6 +29,33 @@ def test_expected():
     assert [r.site for r in log.records if r.matched] == ["a.q+k.weight.tile32"]
 
 
+SUM_PARAMS = [("ids", ["n"], "int32"), ("positions.weight", [70, 40], "float32"), ("types.weight", [1, 40], "float32")]
+SUM_ATTRS = ATTRS | {"layout": "rows", "table_dtype": "float32"}
+
+
+def summed():
+    """A table of positions with a row that is added to all of them, as BERT has it."""
+
+    def body(emit, ids, positions, types):
+        return embedding_op(
+            ids, emit(pack_weight(emit(relax.op.add(positions, types)), layout="rows", parts=1)), **SUM_ATTRS
+        )
+
+    return function(SUM_PARAMS, body, num_input=1)
+
+
+def test_expected_of_a_sum():
+    after, _ = apply(LiftWeights(), summed())
+    params = [SUM_PARAMS[0], ("positions+types.weight.rows", [70, 40], "float32")]
+    assert_equal(after, function(params, lambda emit, ids, w: embedding_op(ids, w, **SUM_ATTRS), num_input=1))
+    rng = np.random.default_rng(1)
+    weights = {"positions.weight": normal(rng, 70, 40), "types.weight": normal(rng, 1, 40)}
+    (weight,) = lifted_weights(after).values()
+    value = evaluate(weight.recipe, weights.__getitem__)
+    np.testing.assert_array_equal(value, weights["positions.weight"] + weights["types.weight"])
+    assert (value.dtype.name, value.shape) == (weight.dtype, weight.shape)
+
+
 def test_must_not_fire_on_activations_or_plain_weights():
     params = [("x", ["n", 40], "float32"), ("y", ["n", 40], "float32"), ("w", [30, 40], "float32")]
 

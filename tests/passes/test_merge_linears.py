@@ -50,7 +50,20 @@ def test_must_not_fire_on_a_single_linear():
     alone = function(PARAMS[:2], body, num_input=1)
     after, log = apply(MergeLinears(), alone)
     assert_equal(after, alone)
-    assert log.records[0].reason == "no other linear of its scheme reads the same input"
+    assert log.records[0].reason == "no other linear of its module and scheme reads the same input"
+
+
+def test_must_not_fire_across_modules():
+    """Attention and feed-forward layer of a parallel residual read the same rows."""
+
+    def body(emit, x, wq, wk):
+        q = emit(linear_op(x, wq, site="layers.0.attn.q", **ATTRS))
+        return relax.Tuple([q, emit(linear_op(x, wk, site="layers.0.mlp.up", **ATTRS))])
+
+    apart = function(PARAMS, body, num_input=1)
+    after, log = apply(MergeLinears(), apart)
+    assert_equal(after, apart)
+    assert {r.reason for r in log.records} == {"no other linear of its module and scheme reads the same input"}
 
 
 def test_numeric():
@@ -80,4 +93,4 @@ def test_must_not_fire_on_different_schemes():
     for q, k in (("w8a8-pc", "w8a16-pc"), ("w8a8-pc", "")):
         after, log = apply(MergeLinears(), quantized(q, k))
         assert_equal(after, quantized(q, k))
-        assert {r.reason for r in log.records} == {"no other linear of its scheme reads the same input"}
+        assert {r.reason for r in log.records} == {"no other linear of its module and scheme reads the same input"}

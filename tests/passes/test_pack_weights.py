@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heddle.ir_passes.dialect import add_op, embedding_op, linear_op, pack_rows, pack_weight, packed_linear, pad_vector
+from heddle.ir_passes.dialect import (
+    NO_NORM,
+    add_op,
+    embedding_op,
+    linear_op,
+    pack_rows,
+    pack_weight,
+    packed_linear,
+    pad_vector,
+)
 from heddle.ir_passes.pack_weights import PackWeights
 from heddle.schedules.catalog import row_tile
 from heddle.schedules.compat import ir, relax
@@ -33,7 +42,7 @@ def test_expected(rows):
     def body(emit, x, w, b):
         n = x.ty.shape[0]
         if rows == "n":
-            x = emit(pack_rows(x, norm_eps=-1.0, tile=row_tile(resolve_target())))
+            x = emit(pack_rows(x, **NO_NORM, tile=row_tile(resolve_target())))
         bias = emit(pad_vector(b, parts=1, lanes=32))
         weight = emit(pack_weight(w, layout="tile32", parts=1))
         sizes = {"in_features": 40, "out_features": 70, "weight_dtype": "float16"}

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from heddle.compiler.quant import dequantize, quantize
-from heddle.ir_passes.dialect import add_op, embedding_op, linear_op, pad_vector, quant_linear, quant_pack, rms_norm_op
+from heddle.ir_passes.dialect import (
+    NO_NORM,
+    add_op,
+    embedding_op,
+    linear_op,
+    pad_vector,
+    quant_linear,
+    quant_pack,
+    rms_norm_op,
+)
 from heddle.ir_passes.dialect.quantized_weights import quant_embedding_op, quantize_weight
 from heddle.ir_passes.fuse_norm import FuseNorm
 from heddle.ir_passes.lift_weights import LiftWeights, evaluate, lifted_weights
@@ -29,13 +38,15 @@ ARRAYS = {
     "w4-g32": ("codes", "scales"),
     "w8-pc": ("codes", "scales"),
     "w4-g32-2l-asym": ("codes", "scales", "zeros", "channels"),
+    "w4-g32-min": ("codes", "scales", "mins"),
 }
 
 
-def codes_of(emit, x, activation="int8", group=32, rows="n"):
+def codes_of(emit, x, activation="int8", group=32, rows="n", minima=False):
     factor = -8 if group else -128  # minus the zero of 4-bit codes in groups, and of 8-bit ones per channel
+    factor = 1 if minima else factor  # the sums themselves
     coding = {"activation": activation, "group": group, "factor": factor}
-    packed = emit(quant_pack(x, norm_eps=-1.0, tile=TILES[rows], **coding))
+    packed = emit(quant_pack(x, **NO_NORM, tile=TILES[rows], **coding))
     return [emit(relax.TupleGetItem(packed, i)) for i in range(3)]
 
 
@@ -58,12 +69,14 @@ def linear(rows, scheme, epilogue=("bias",)):
         ("w4a8-g32", "w4-g32", "int8", 32),
         ("w8a16-pc", "w8-pc", "limbs", 0),
         ("w4a16-g32-2l-asym-f32", "w4-g32-2l-asym", "", 0),
+        ("w4a8-g32-min", "w4-g32-min", "int8", 32),
     ],
 )
 def test_expected_of_a_linear(rows, name, fmt, activation, group):
     def body(emit, x, w, b):
         n = x.ty.shape[0]
-        activations = codes_of(emit, x, activation, group, rows) if activation else [x]  # float32 needs no codes
+        codes = (activation, group, rows, fmt.endswith("min"))
+        activations = codes_of(emit, x, *codes) if activation else [x]  # float32 needs no codes
         weights = encoded(emit, w, fmt)
         bias = emit(pad_vector(b, parts=1, lanes=16))
         sizes = {"in_features": K, "out_features": N, "epilogue": ["bias"]}
@@ -103,7 +116,7 @@ def test_linears_share_codes_where_they_agree(first, second, packs):
 
 
 def test_gate_and_up_are_two_parts():
-    after, _ = apply(PackWeights(), linear("1", "w4a8-g32", ("silu_mul",)))
+    after, _ = apply(PackWeights(), linear("1", "w4a8-g32", ("gated:silu",)))
     calls = [binding.value for binding in after["main"].body.blocks[0].bindings]
     (made,) = [call for call in calls if quant_linear.matches(call)]
     assert int(made.attrs["out_features"]) == N // 2
@@ -170,13 +183,17 @@ PACK = {"activation": "int8", "group": 32, "factor": -8, "tile": 8}
 
 def normed():
     return function(
-        NORMED, lambda emit, x, g: quant_pack(emit(rms_norm_op(x, g, eps=1e-5)), norm_eps=-1.0, **PACK), num_input=1
+        NORMED,
+        lambda emit, x, g: quant_pack(emit(rms_norm_op(x, g, eps=1e-5, groups=1)), **NO_NORM, **PACK),
+        num_input=1,
     )
 
 
 def test_a_norm_moves_into_the_codes():
     after, log = apply(FuseNorm(), normed())
-    assert_equal(after, function(NORMED, lambda emit, x, g: quant_pack(x, g, norm_eps=1e-5, **PACK), num_input=1))
+    assert_equal(
+        after, function(NORMED, lambda emit, x, g: quant_pack(x, g, norm="rms", norm_eps=1e-5, **PACK), num_input=1)
+    )
     assert [r.site for r in log.records if r.matched]
     rng = np.random.default_rng(0)
     arrays = [normal(rng, 13, K), normal(rng, K)]
@@ -187,11 +204,9 @@ def test_a_norm_moves_into_the_codes():
 @pytest.mark.parametrize("other", ["residual", "codes"])
 def test_a_norm_that_others_read_stays(other):
     def body(emit, x, g):
-        h = emit(rms_norm_op(x, g, eps=1e-5))
-        first = emit(quant_pack(h, norm_eps=-1.0, **PACK))
-        second = (
-            add_op(x, h) if other == "residual" else quant_pack(h, norm_eps=-1.0, **(PACK | {"activation": "limbs"}))
-        )
+        h = emit(rms_norm_op(x, g, eps=1e-5, groups=1))
+        first = emit(quant_pack(h, **NO_NORM, **PACK))
+        second = add_op(x, h) if other == "residual" else quant_pack(h, **NO_NORM, **(PACK | {"activation": "limbs"}))
         return relax.Tuple([first, emit(second)])
 
     plain = function(NORMED, body, num_input=1)

@@ -19,8 +19,11 @@ class EmbeddingRequest(Strict):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Int, Field(ge=1)] | None = Field(None, description="That of the model; there is no other.")
-    pooling: Literal["mean", "last"] | None = None
+    pooling: Literal["mean", "cls", "last", "pooler"] | None = Field(None, description="The model's own where absent.")
     normalize: bool | None = None
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = Field(
+        None, description="Cut inputs to so many tokens; -1 is what the model's makers or the model allow. Absent: refuse them."
+    )
     user: str | None = None
 
 

@@ -1,0 +1,1 @@
+"""Readers of the formats that models are kept in, one a file."""
