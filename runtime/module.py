@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,9 @@ def _bounds(name: str, dim: DimInfo) -> str:
 
 def _shared(array: np.ndarray) -> Any:
     """A tensor over the array, or over an aligned copy where compiled code cannot take it as it is."""
+    if not array.size:  # NumPy gives empty arrays other strides than compiled code checks
+        strides = [array.itemsize * math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+        return tensor(np.lib.stride_tricks.as_strided(empty((1,), array.dtype), array.shape, strides))
     if not (array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0):
         copy = empty(array.shape, array.dtype)
         copy[...] = array

@@ -29,8 +29,13 @@ from heddle.runtime.plans import PlanLayout
 from heddle.runtime.tvm import ffi_version, tvm_version
 
 
-def small_manifest() -> Manifest:
-    """A manifest that keeps every rule of the schema and fits this machine; its files do not exist."""
+def small_manifest(*, dense: bool = False) -> Manifest:
+    """A manifest that keeps every rule of the schema and fits this machine; its files do not exist.
+
+    With `dense` its embeddings have a layer behind the pooling, in one file more.
+    """
+    layers = (DenseInfo("layers.0.weight", "layers.0.bias", "tanh"),) if dense else ()
+    files = ("lib.so", *(["pooling.safetensors"] if dense else []), "weights.safetensors")
     return Manifest(
         format_version=FORMAT_VERSION,
         heddle_version="0.0.1",
@@ -53,14 +58,14 @@ def small_manifest() -> Manifest:
             "float32",
             {"hidden_size": 8},
         ),
-        pooling=PoolingInfo("mean", True, 256, (DenseInfo("layers.0.weight", "layers.0.bias", "tanh"),), ()),
+        pooling=PoolingInfo("mean", True, 256, layers, ()),
         generation={"eos_token_ids": [2]},
         functions=(FunctionInfo("body", ("w",), (InstanceInfo("body_1", 1), InstanceInfo("body_n", 16))),),
         weights=WeightsInfo("weights.safetensors", {"w": TensorInfo("float16", (8, 8))}),
         caches=(CacheGroup("kv", "paged", 1, 16, "float32", (1, 1, 128), 512),),
         plan=PlanInfo.of(PlanLayout(16, 2)),
         memory=MemoryInfo(128, 0, 512, "weights 128 + pages * 512"),
-        files={name: FileInfo("0" * 64, 1) for name in ("lib.so", "pooling.safetensors", "weights.safetensors")},
+        files={name: FileInfo("0" * 64, 1) for name in files},
         compile_seconds={"codegen": 0.5},
     )
 

@@ -20,7 +20,7 @@ from .artifact_tools import small_manifest
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    return json.loads(small_manifest().to_json())
+    return json.loads(small_manifest(dense=True).to_json())
 
 
 def refused(raw: Any) -> str:
@@ -30,7 +30,7 @@ def refused(raw: Any) -> str:
 
 
 def test_round_trip() -> None:
-    manifest = small_manifest()
+    manifest = small_manifest(dense=True)
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert hash(manifest.caches) == hash(Manifest.from_json(manifest.to_json()).caches)  # lists are tuples again
 
@@ -49,7 +49,7 @@ def test_the_real_one(tinydoc: Path) -> None:
 
 def test_unknown_function() -> None:
     with pytest.raises(ManifestError, match=r"no 'tail'; it has body"):
-        small_manifest().function("tail")
+        small_manifest(dense=True).function("tail")
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -65,7 +65,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 FREE = ("tvm", "config", "schemes", "quantized", "generation", "tensors", "offsets", "files", "compile_seconds")
-FIELDS = [p for p in paths(json.loads(small_manifest().to_json())) if not set(p[:-1]) & set(FREE)]
+FIELDS = [p for p in paths(json.loads(small_manifest(dense=True).to_json())) if not set(p[:-1]) & set(FREE)]
 
 
 def text_of(path: tuple[Any, ...]) -> str:
@@ -159,13 +159,13 @@ def test_not_a_manifest(text: str) -> None:
 
 
 def test_every_truncation_is_refused() -> None:
-    text = small_manifest().to_json().rstrip()
+    text = small_manifest(dense=True).to_json().rstrip()
     for length in range(len(text)):
         with pytest.raises(ManifestError):
             Manifest.from_json(text[:length])
 
 
 def test_the_schema_is_frozen() -> None:
-    manifest = small_manifest()
+    manifest = small_manifest(dense=True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         manifest.format_version = 2  # type: ignore[misc]

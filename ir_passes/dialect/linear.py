@@ -89,7 +89,7 @@ def _operands(rng: np.random.Generator, epilogue: list[str], n: int, features: i
 
 
 _SUMS = [[], ["bias"], ["residual"], ["bias", "residual"], ["gated:silu"]]
-_FUNCTIONS = [["bias", "gelu"], ["scale:0.25", "residual"], ["bias", "gated:gelu_tanh"]]
+_FUNCTIONS = [["bias", "gelu"], ["scale:0.25", "residual"], ["gated:gelu_tanh"]]
 
 
 def _sample_linear(rng: np.random.Generator, dtype: str) -> list[Sample]:
