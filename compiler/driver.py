@@ -200,7 +200,9 @@ def _options(
     max_seqs: int,
 ) -> Options:
     table = model.checkpoint.tensors[model.match.names["embed.weight"]]
-    given = model.raw.get("dtype") or model.raw.get("torch_dtype") if table.quant else None  # the floats behind the codes
+    given = (
+        model.raw.get("dtype") or model.raw.get("torch_dtype") if table.quant else None
+    )  # the floats behind the codes
     stored = dtype or str(given or table.dtype)
     chosen = kv_dtype or stored
     for name, value, known in (("dtype", stored, FLOAT_DTYPES), ("kv_dtype", chosen, tuple(STORAGE))):

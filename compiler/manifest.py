@@ -27,7 +27,6 @@ from ..runtime.plans import PAGE, PlanLayout
 from ..runtime.plans.cache import cache_record
 from ..runtime.tvm import ffi_version, tvm_version
 from ..schedules.target import TargetProfile
-
 from .pooling import pooling_info
 
 if TYPE_CHECKING:

@@ -31,7 +31,10 @@ Recipe = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LiftWeights:
-    """Lift `concat`, `add` and the ops on weights (WEIGHT_OPS) of parameters. `num_input` of a function separates inputs from weights."""
+    """Lift `concat`, `add` and the ops on weights (WEIGHT_OPS) of parameters.
+
+    `num_input` of a function separates inputs from weights.
+    """
 
     name: str = "lift_weights"
 

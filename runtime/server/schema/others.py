@@ -22,7 +22,8 @@ class EmbeddingRequest(Strict):
     pooling: Literal["mean", "cls", "last", "pooler"] | None = Field(None, description="The model's own where absent.")
     normalize: bool | None = None
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = Field(
-        None, description="Cut inputs to so many tokens; -1 is what the model's makers or the model allow. Absent: refuse them."
+        None,
+        description="Cut inputs to so many tokens; -1 is what the model's makers or the model allow. Absent: refuse them.",
     )
     user: str | None = None
 
