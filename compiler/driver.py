@@ -14,6 +14,7 @@ from typing import Any
 from ..ir_passes.pipeline import lower
 from ..models import ModelError, RandomCheckpoint, architecture, match_weights, open_source
 from ..models.decoder_config import shortened
+from ..models.generation import GENERATION_FILE, generation_defaults
 from ..models.plugins import code_digest, load_model_file
 from ..models.pooling import Pooling, read_pooling
 from ..models.problems import Problem, raise_errors
@@ -87,6 +88,7 @@ class Source:
     checkpoint: TensorSource
     match: WeightMatch
     files: dict[str, bytes]
+    generation: dict[str, Any]
     pooling: Pooling
 
     @property
@@ -185,9 +187,9 @@ def read_source(path: Path, *, dtype: str | None = None, random_weights: int | N
         checkpoint = RandomCheckpoint(specs, random_weights, str(stored))
     match = match_weights(specs, checkpoint, ignored=arch.ignored, subject=str(path))
     files = source.files()
-    directory = source.path if source.path.is_dir() else source.path.parent
-    pooling = read_pooling(files, directory, checkpoint, arch.poolers)
-    return Source(source.path, raw, arch, config, specs, checkpoint, match, files, pooling)
+    pooling = read_pooling(files, source.directory, checkpoint, arch.poolers)
+    generation = generation_defaults(files.get(GENERATION_FILE), raw)
+    return Source(source.path, raw, arch, config, specs, checkpoint, match, files, generation, pooling)
 
 
 def _options(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..ir_passes.pipeline import Lowered
@@ -61,7 +60,7 @@ def describe(
         target=TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec()),
         model=model_info(model, options),
         pooling=pooling_info(model.pooling),
-        generation=generation_defaults(model.files.get("generation_config.json"), model.raw),
+        generation=model.generation,
         functions=tuple(function_info(name, lowered, options.max_tokens) for name in functions(model)),
         weights=WeightsInfo("weights.safetensors", {name: TensorInfo(dtype, shape) for name, dtype, shape in weights}),
         caches=(cache,),
@@ -133,11 +132,3 @@ def memory_info(weights_bytes: int, workspace_bytes: int, cache: CacheGroup, log
         f"(one page holds {cache.page_tokens} tokens) + logits rows * {4 * logits}"
     )
     return MemoryInfo(weights_bytes, workspace_bytes, cache.record_bytes, formula)
-
-
-def generation_defaults(file: bytes | None, raw: dict[str, Any]) -> dict[str, Any]:
-    """generation_config.json with the end tokens (its own, else the config's) as a list `eos_token_ids`."""
-    found: dict[str, Any] = json.loads(file) if file is not None else {}
-    eos = found.get("eos_token_id", raw.get("eos_token_id"))
-    found["eos_token_ids"] = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
-    return found

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-import ml_dtypes
 import numpy as np
 
 from ..ir_passes.lift_weights import LiftedWeight, Recipe, evaluate, parameter_name
+from ..models.quant_tensor import NUMPY_DTYPES
 from ..models.weights import Parameters
 from ..schedules.layouts.scheme import WeightFormat, weight_format
 from .quant.encode import RowSource, assemble, encoded_rows, stacked
 from .quant.keep import kept_rows
-
-NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 class WeightWriter:

@@ -117,9 +117,9 @@ class Pool:
     def vector(self) -> np.ndarray:
         """float32[width], of length 1 where it is to be normalized (a zero vector stays so). HeddleError if not finite."""
         assert self._sum is not None, "nothing came"
-        vector = (self._sum / self._count).astype(np.float32)
+        vector = self._sum / self._count
         for layer in self._layers:
-            vector = layer(vector)
+            vector = layer(vector.astype(np.float32))
         if not np.isfinite(vector).all():
             raise HeddleError(
                 "hidden states of the model are not finite",
@@ -127,4 +127,4 @@ class Pool:
                 "check the weights of the model",
             )
         length = float(np.linalg.norm(vector.astype(np.float64)))
-        return (vector / np.float64(length)).astype(np.float32) if self._normalize and length else vector
+        return (vector / length if self._normalize and length else vector).astype(np.float32)

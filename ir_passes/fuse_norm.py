@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 
 from ..schedules.compat import ir, relax
-from .dialect import attr, layer_norm_op, pack_rows, quant_pack, rms_norm_op
+from .dialect import attr, norm_kind, pack_rows, quant_pack
 from .passes import PassLog
 from .straightline import Rewriter, rewrite_functions
-
-NORMS = (("rms", rms_norm_op), ("layer", layer_norm_op))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +39,9 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
             log.missed(f"{packing} {var.name}", reason)
             return None
         log.matched(f"{packing} {var.name}")
-        kind = next(kind for kind, norm_op in NORMS if norm_op.matches(norm))
         attrs = {name: value.attrs[name] for name in value.attrs.keys()}  # noqa: SIM118 (not a dict)
-        return op(*(rewriter.new(a) for a in norm.args), **(attrs | {"norm": kind, "norm_eps": attr(norm, "eps")}))
+        attrs |= {"norm": norm_kind(norm), "norm_eps": attr(norm, "eps")}
+        return op(*(rewriter.new(a) for a in norm.args), **attrs)
 
     return rewriter.rebuild(visit)
 
@@ -51,7 +49,7 @@ def _fuse(func: relax.Function, log: PassLog) -> relax.Function:
 def _obstacle(rewriter: Rewriter, pack: relax.Call, norm: relax.Expr) -> str:
     if attr(pack, "norm"):
         return "already normalised while packing"
-    if not any(op.matches(norm) for _, op in NORMS):
+    if not norm_kind(norm):
         return "the packed value is not normalised right before"
     if attr(norm, "groups") != 1:
         return f"{attr(norm, 'groups')} heads are normalised one by one"

@@ -14,7 +14,7 @@ from ..schedules.target import TargetProfile, profile_scope
 from .assign_schemes import AssignSchemes
 from .fuse_epilogue import FuseEpilogue
 from .fuse_norm import FuseNorm
-from .fuse_rope_append import FuseRopeAppend
+from .fuse_qkv_append import FuseQkvAppend
 from .lift_weights import LiftedWeight, LiftWeights, lifted_weights, weight_params
 from .memory_bounds import MemoryBounds, workspace_bytes
 from .merge_linears import MergeLinears
@@ -49,7 +49,7 @@ def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
         AssignSchemes(tuple(sorted(schemes.items()))),
         MergeLinears(),
         FuseEpilogue(),
-        FuseRopeAppend(),
+        FuseQkvAppend(),
         # One function per row class, weights in the layout that its kernels stream.
         SpecializeRows(),
         PackWeights(),

@@ -49,10 +49,13 @@ def scheduled(func: tirx.PrimFunc, log: PassLog) -> tirx.PrimFunc:
     for block in schedule.get_child_blocks(root):
         name = str(schedule.get(block).name_hint)
         try:
-            _spread(schedule, block)
-            log.matched(name)
+            reason = _spread(schedule, block)
         except s_tir.ScheduleError as error:
-            log.missed(name, str(error).strip().splitlines()[-1])
+            reason = str(error).strip().splitlines()[-1]
+        if reason:
+            log.missed(name, reason)
+        else:
+            log.matched(name)
     return schedule.mod["main"]
 
 
@@ -62,21 +65,22 @@ def _inline(schedule: Schedule, block: Block) -> None:
         schedule.compute_inline(block)
 
 
-def _spread(schedule: Schedule, block: Block) -> None:
-    """Order, vectorize and distribute the loops of one block."""
+def _spread(schedule: Schedule, block: Block) -> str:
+    """Order the loops of one block and distribute them; why not, where they stay as they are."""
     loops, iters = schedule.get_loops(block), schedule.get(block).iter_vars
     if len(loops) != len(iters) or not loops:
-        return
+        return "it has no loop for each of its dimensions"
     spatial = [loop for loop, it in zip(loops, iters, strict=True) if it.iter_type == tirx.IterVar.DataPar]
     reduced = [loop for loop, it in zip(loops, iters, strict=True) if it.iter_type == tirx.IterVar.CommReduce]
     if len(spatial) + len(reduced) != len(loops) or not spatial:
-        return
+        return "it has no data-parallel loop, or others beside reductions"
     inner = spatial[-1:] if len(spatial) > 1 and _extent(schedule, spatial[-1]) >= LANES else []
     outer = spatial[: len(spatial) - len(inner)]
     schedule.reorder(*outer, *reduced, *inner)
     schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
     if reduced:
         schedule.decompose_reduction(block, reduced[0])  # last: what is scheduled behind it refuses two blocks
+    return ""
 
 
 def _extent(schedule: Schedule, loop: Any) -> int:

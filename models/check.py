@@ -14,7 +14,8 @@ from ..runtime import chat_template
 from ..runtime.manifest import ENCODER
 from ..runtime.memory import available_memory, size_text
 from ..schedules.layouts.scheme import weight_format
-from .pooling import read_pooling
+from .generation import GENERATION_FILE, generation_defaults
+from .pooling import prompt_notes, read_pooling
 from .problems import ModelError, Problem, error
 from .registry import FamilyConfig, architecture
 from .source import Verifiable, open_source
@@ -52,12 +53,12 @@ def check_model(path: str | Path) -> list[Problem]:
         files = source.files()
     except ModelError as exception:
         return problems + list(exception.problems)
-    problems += _check_pooling(files, source.path)
+    problems += _check_pooling(files, source.directory)
     return (
         problems
         + _check_tokenizer(files.get("tokenizer.json"), config)
         + _check_template(files)
-        + _check_generation(files)
+        + _check_generation(files, raw, config)
     )
 
 
@@ -83,13 +84,13 @@ def _check_memory(config: FamilyConfig, checkpoint: TensorSource, kind: str) -> 
     return problems
 
 
-def _check_pooling(files: Mapping[str, bytes], path: Path) -> list[Problem]:
+def _check_pooling(files: Mapping[str, bytes], directory: Path) -> list[Problem]:
     """Whether the files of sentence-transformers say something that can be done."""
     try:
-        read_pooling(files, path if path.is_dir() else path.parent)
+        read_pooling(files, directory)
     except ModelError as exception:
         return list(exception.problems)
-    return []
+    return prompt_notes(files)
 
 
 def _weight_bytes(info: TensorInfo) -> int:
@@ -112,27 +113,28 @@ def _check_tokenizer(file: bytes | None, config: FamilyConfig | None) -> list[Pr
         tokenizer = Tokenizer.from_buffer(file)
     except Exception as exception:  # tokenizers raises bare Exception
         return [error("tokenizer.json cannot be read", str(exception), "download the file again")]
-    top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if config is not None and top >= config.vocab_size:
-        why = f"vocab_size in config.json is {config.vocab_size}"
-        return [error(f"the tokenizer has token id {top}", why, "tokenizer and config must be of one model")]
-    return []
+    ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
+    if config is None or not (beyond := {number for number in ids if number >= config.vocab_size}):
+        return []
+    why = f"vocab_size in config.json is {config.vocab_size}"
+    added = tokenizer.get_added_tokens_decoder()
+    if beyond <= set(added):  # Gemma 3 without vision has the token of an image all the same
+        texts = ", ".join(repr(added[number].content) for number in sorted(beyond)[:4])
+        what = f"the model does not know {texts} of the tokenizer"
+        return [Problem("warning", what, why, "prompts with such a token are refused")]
+    fix = "tokenizer and config must be of one model"
+    return [error(f"the tokenizer has token id {max(beyond)}", why, fix)]
 
 
 def _check_template(files: Mapping[str, bytes]) -> list[Problem]:
     """Whether the chat template makes a text of a short conversation. That it has something against it is its good right."""
-    try:
-        found = json.loads(files.get("tokenizer_config.json", b"{}")).get("chat_template")
-    except (ValueError, AttributeError) as exception:
-        return [error("tokenizer_config.json cannot be read", str(exception), "download the file again")]
     own = files.get("chat_template.jinja")
-    listed = (
-        [own.decode()]
-        if own is not None
-        else [part.get("template") for part in found]
-        if isinstance(found, list)
-        else [found]
-    )
+    try:
+        found = own.decode() if own is not None else _config_template(files)
+        listed = [part["template"] for part in found] if isinstance(found, list) else [found]
+    except (ValueError, AttributeError, LookupError, TypeError) as exception:
+        name = "tokenizer_config.json" if own is None else "chat_template.jinja"
+        return [error(f"{name} cannot be read", str(exception), "download the file again")]
     variables = {"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": True}
     frame = {"bos_token": "", "eos_token": ""}
     problems = []
@@ -147,13 +149,17 @@ def _check_template(files: Mapping[str, bytes]) -> list[Problem]:
     return problems
 
 
-def _check_generation(files: Mapping[str, bytes]) -> list[Problem]:
-    """Whether generation_config.json, if there is one, is an object."""
-    if "generation_config.json" not in files:
-        return []
-    why, fix = "it must be a JSON object", "download the file again"
+def _config_template(files: Mapping[str, bytes]) -> Any:
+    return json.loads(files.get("tokenizer_config.json", b"{}")).get("chat_template")
+
+
+def _check_generation(files: Mapping[str, bytes], raw: Mapping[str, Any], config: FamilyConfig | None) -> list[Problem]:
+    """Whether generation_config.json can be read, and whether its end tokens are the model's."""
     try:
-        value: Mapping[str, Any] = json.loads(files["generation_config.json"])
-    except ValueError as exception:
-        value, why = [], str(exception)  # type: ignore[assignment]
-    return [] if isinstance(value, dict) else [error("generation_config.json cannot be read", why, fix)]
+        ids = generation_defaults(files.get(GENERATION_FILE), raw)["eos_token_ids"]
+    except ModelError as exception:
+        return list(exception.problems)
+    if config is None or not (beyond := [number for number in ids if not 0 <= number < config.vocab_size]):
+        return []
+    why = f"the vocabulary has {config.vocab_size} tokens, so {'no token ends' if beyond == ids else 'these do not end'} a text"
+    return [Problem("warning", f"eos_token_id is {', '.join(map(str, beyond))}", why, "take the id from the tokenizer")]

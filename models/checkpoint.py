@@ -13,6 +13,7 @@ import numpy as np
 
 from ..runtime.errors import TensorFileError
 from ..runtime.safetensors import Entry, read_header
+from .downloads import stand_in, unfinished
 from .problems import ModelError, Problem, error, raise_errors
 from .quant_tensor import QuantTensor
 from .readers.torch_file import read_torch
@@ -25,8 +26,13 @@ Reader = Callable[[Path], Mapping[str, Entry]]
 FORMATS: Mapping[str, Reader] = {"model.safetensors": read_header, "pytorch_model.bin": read_torch}
 """Names of single files, the preferred first, and how they are read."""
 
-_SUFFIXES = {Path(name).suffix: reader for name, reader in FORMATS.items()}
-_SUFFIXES |= {".pt": read_torch, ".pth": read_torch}
+WEIGHT_SUFFIXES = {Path(name).suffix: reader for name, reader in FORMATS.items()} | {
+    ".pt": read_torch,
+    ".pth": read_torch,
+}
+"""Suffixes of files of weights, and how they are read."""
+
+_WEIGHTS = (*WEIGHT_SUFFIXES, ".gguf", ".h5", ".msgpack", ".onnx")
 _NUMBERED = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 
 
@@ -75,9 +81,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     missing, truncated, corrupt, unsafe to read, or disagree.
     """
     path = Path(path)
-    if path.is_file() and path.suffix in _SUFFIXES:
+    if path.is_file() and path.suffix in WEIGHT_SUFFIXES:
         return Checkpoint(path.parent, _headers(path, [path]))
-    if path.name == "config.json":  # a config.json stands for its directory
+    if path.is_file() and path.suffix == ".json":  # the config, or an index, stands for its directory
         path = path.parent
     for single in FORMATS:
         if (path / single).is_file():
@@ -87,17 +93,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     shards = _numbered(path)
     if shards:
         return _without_index(path, shards)
+    raise ModelError(str(path), [_no_weights(path)])
+
+
+def _no_weights(path: Path) -> Problem:
     fix = "download them, or compile with random weights: --random-weights SEED"
-    raise ModelError(str(path), [error("no weights", _why_no_weights(path), fix)])
-
-
-def _why_no_weights(path: Path) -> str:
     if not path.is_dir():
-        return "the path does not exist"
-    suffixes = (".bin", ".pt", ".pth", ".gguf", ".safetensors", ".h5", ".msgpack", ".onnx")
-    others = sorted(p.name for p in path.iterdir() if p.suffix in suffixes)
+        return error("no weights", "the path does not exist", fix)
     why = f"the directory has neither {' nor '.join(FORMATS)}, nor an index of either"
-    return f"{why}; there are {', '.join(others[:4])}" if others else why
+    others = sorted(p.name for p in path.iterdir() if p.suffix in _WEIGHTS)
+    if (path / "manifest.json").is_file():
+        why = "manifest.json says that it may be a compiled artifact already"
+        fix = "give it to `heddle run`, `chat`, `serve` or `inspect` as it is"
+    elif broken := unfinished(path):
+        why += f"; not downloaded to the end, or links to nothing: {', '.join(broken[:4])}"
+    elif others:
+        why += f"; there are {', '.join(others[:4])}"
+        if any(name.endswith((".gguf", *WEIGHT_SUFFIXES)) for name in others):
+            fix = "give the path of one of these files instead of the directory"
+    return error("no weights", why, fix)
 
 
 def _numbered(path: Path) -> list[Path]:
@@ -119,8 +133,10 @@ def _without_index(path: Path, shards: list[Path]) -> Checkpoint:
         names = ", ".join(f"{name}*-of-{count}{suffix}" for name, count, suffix in sets)
         raise ModelError(str(path), [error("several sets of shards", names, "keep one of them, or add its index")])
     (((name, count, suffix), have),) = sets.items()
-    missing = sorted({*range(1, int(count) + 1)} - have) if int(count) < 10_000 else []
-    problems = [error(f'shard "{name}{i:05d}-of-{count}{suffix}" is missing', "", "download it again") for i in missing]
+    missing = sorted({*range(1, int(count) + 1)} - have)
+    problems = [error(f'shard "{name}{i:05d}-of-{count}{suffix}" is missing', "", "download it") for i in missing[:10]]
+    if len(missing) > 10:
+        problems.append(error(f"{len(missing) - 10} more shards are missing", "", "download them"))
     raise_errors(str(path), problems)
     headers = _headers(path, shards)
     raise_errors(str(path), _twice(headers))
@@ -132,8 +148,11 @@ def _headers(path: Path, files: list[Path]) -> dict[Path, Mapping[str, Entry]]:
     headers: dict[Path, Mapping[str, Entry]] = {}
     problems = []
     for file in files:
+        if missing := stand_in(file):
+            problems.append(missing)
+            continue
         try:
-            headers[file] = _SUFFIXES[file.suffix](file)
+            headers[file] = WEIGHT_SUFFIXES[file.suffix](file)
         except TensorFileError as exception:
             problems.append(error(exception.what, exception.why, exception.fix))
     raise_errors(str(path), problems)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .problems import ModelError, Problem, error, nearest
+from .downloads import stand_ins, unfinished
+from .problems import ModelError, Problem, error, nearest, raise_errors
 
 RawConfig = dict[str, Any]
 
@@ -15,12 +16,13 @@ RawConfig = dict[str, Any]
 # generation_config.json and the tokenizer.
 _IGNORED = {
     "training": """
-        attention_dropout attn_pdrop classifier_dropout embd_pdrop finetuning_task gradient_checkpointing hidden_dropout
-        initializer_range pretraining_tp problem_type resid_pdrop task_specific_params tf_legacy_loss""",
+        attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout embd_pdrop finetuning_task
+        gradient_checkpointing hidden_dropout hidden_dropout_prob initializer_range pretraining_tp problem_type resid_pdrop
+        task_specific_params tf_legacy_loss use_deepspeed_checkpointing""",
     "bookkeeping": """
         _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
         _flash_attn_2_enabled _from_model_config _name_or_path attn_implementation auto_map chunk_size_feed_forward
-        cross_attention_hidden_size custom_pipelines experts_implementation id2label is_decoder
+        cross_attention_hidden_size custom_pipeline custom_pipelines experts_implementation id2label is_decoder
         cache_implementation keys_to_ignore_at_inference label2id license
         max_sequence_length model_max_length name_or_path num_labels output_attentions output_hidden_states prefix
         pruned_heads return_dict tie_encoder_decoder tokenizer_class torchscript transformers.js_config
@@ -76,30 +78,55 @@ def load_config(path: str | Path) -> RawConfig:
     if path.is_file() and path.suffix != ".json":
         raise ModelError(str(path), [error("not a model directory", "it is a file", fix)])
     if not file.is_file():
-        raise ModelError(str(path), [error("not a model directory", _why_no_config(path), fix)])
+        raise ModelError(str(path), [_no_config(path, fix)])
+    raise_errors(str(path), stand_ins([file]))
+    return read_object(file, path)
+
+
+def read_object(file: Path, subject: Path) -> dict[str, Any]:
+    """The object in a JSON file of the model `subject`. ModelError where there is none."""
+    fix = "download the file again"
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as exception:
+        raise ModelError(str(subject), [error(f"{file.name} cannot be read", str(exception), fix)]) from exception
     except (ValueError, RecursionError) as exception:
-        raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
-    if not isinstance(raw, dict):
-        why = f"it holds a {type(raw).__name__}"
-        raise ModelError(str(file), [error("not a JSON object", why, "download the file again")])
-    return raw
+        raise ModelError(str(subject), [error(f"{file.name} is not valid JSON", str(exception), fix)]) from exception
+    if not isinstance(found, dict):
+        why = f"it holds a {type(found).__name__}"
+        raise ModelError(str(subject), [error(f"{file.name} is not a JSON object", why, fix)])
+    return found
 
 
-def _why_no_config(path: Path) -> str:
-    if (path / "adapter_config.json").is_file():
-        return "it has no config.json; adapter_config.json says that it is an adapter, which needs its base model"
-    if (path / "manifest.json").is_file():
-        return "it has no config.json; manifest.json says that it may be a compiled artifact already"
+def _no_config(path: Path, fix: str) -> Problem:
+    why = "it is empty"
     names = sorted(entry.name for entry in path.iterdir())
-    listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"it has no config.json, only: {listing}" if names else "it is empty"
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    if (path / "adapter_config.json").is_file():
+        why = "it has no config.json; adapter_config.json says that it is an adapter, which needs its base model"
+        fix = "merge the adapter into its base model (`merge_and_unload` of peft), and give the directory of the result"
+    elif (path / "manifest.json").is_file():
+        why = "it has no config.json; manifest.json says that it may be a compiled artifact already"
+        fix = "give it to `heddle run`, `chat`, `serve` or `inspect` as it is"
+    elif snapshots:
+        why = "it is a model's folder in the cache of Hugging Face, which has the files of each revision in snapshots/"
+        fix = f"give {' or '.join(str(file.parent) for file in snapshots[:2])}"
+    elif "config.json" in unfinished(path):
+        why, fix = (
+            "config.json is a link to a file that does not exist",
+            "copy the files, not their links; or download them again",
+        )
+    elif names:
+        why = f"it has no config.json, only: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    return error("not a model directory", why, fix)
 
 
 def renamed(raw: Mapping[str, Any], names: Mapping[str, str]) -> RawConfig:
-    """A config under other names: those of GPT-2 are older than the ones that families share."""
-    return {names.get(key, key): value for key, value in raw.items()}
+    """A config under other names: those of GPT-2 are older than the ones that families share.
+
+    Where both names are there with different values, the older stays and is refused as unknown.
+    """
+    return {key if raw.get(new := names.get(key, key), value) != value else new: value for key, value in raw.items()}
 
 
 class ConfigReader:
@@ -194,10 +221,10 @@ class ConfigReader:
         self.bad(key, f'config key "{self.where}{key}" is {shown}', f"it must be {expected}")
 
     def check_unknown(self) -> None:
-        """Report every key that nothing has read and that is not known to be without influence."""
+        """Report every key that nothing has read and that is not known to be without influence. Null counts as absent."""
         known = {*self.seen, *IGNORED_KEYS, *INERT_VALUES}
         for key, value in self.raw.items():
-            if key in self.seen or key in IGNORED_KEYS:
+            if value is None or key in self.seen or key in IGNORED_KEYS:
                 continue
             inert = INERT_VALUES.get(key)
             if inert is None:

@@ -15,9 +15,8 @@ from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE, cache_record
 from ..schedules.compat import nn, tvm
 from .decoder_config import DecoderConfig
-from .layers import MLP, Attention, Dtypes, Linear, Table, norm
+from .layers import MLP, Attention, Dtypes, Linear, Table, norm, rope_tables
 from .registry import Architecture, register
-from .rope import RopeConfig
 from .weights import FLOAT_DTYPES, Weight, WeightSpec, expand
 
 
@@ -81,11 +80,8 @@ class Body(nn.Module):
         """The hidden states of this step's rows."""
         if self.positions is not None:
             x = dialect.add(x, self.positions(positions))
-        tables: dict[RopeConfig, nn.Tensor] = {}
-        for layer, rope in zip(self.layers, self.config.ropes, strict=True):
-            if rope is not None and rope not in tables:
-                tables[rope] = dialect.rope_table(positions, rope.inv_freq(), rope.scale())
-            x, cache = layer(x, None if rope is None else tables[rope], positions, plan, cache)
+        for layer, table in zip(self.layers, rope_tables(self.config.ropes, positions), strict=True):
+            x, cache = layer(x, table, positions, plan, cache)
         return self.norm(x)
 
 

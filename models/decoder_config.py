@@ -103,6 +103,11 @@ class DecoderConfig:
         return "mlp_norm" in self.norms
 
     @property
+    def lookaheads(self) -> tuple[int, ...]:
+        """How many of the next tokens a token sees in each layer, -1 for all that its step lets it see: none here."""
+        return (-1,) * self.num_layers
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Size of each logical axis of the weights, and the numbers of heads by which fused projections are grouped."""
         heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
@@ -223,7 +228,7 @@ def read_window(reader: ConfigReader, default: int | None = 4096) -> int:
 
 
 def read_layer_types(reader: ConfigReader, layers: int, window: int) -> list[str] | None:
-    """The kind of each layer where the config lists them."""
+    """The kind of each layer where the config lists as many as there are; problems go to the reader."""
     types = reader.get("layer_types", None)
     if types is None:
         return None
@@ -238,6 +243,7 @@ def read_layer_types(reader: ConfigReader, layers: int, window: int) -> list[str
     if reader.valid("num_hidden_layers") and len(types) != layers:
         what = f'config key "layer_types" lists {len(types)} layers'
         reader.bad("layer_types", what, f"num_hidden_layers is {layers}")
+        return None
     return types
 
 

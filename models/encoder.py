@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from ..ir_passes import dialect
 from ..runtime.manifest import ENCODER
@@ -17,38 +16,9 @@ from ..runtime.plans.cache import STORAGE, cache_record
 from ..schedules.compat import nn, relax, tvm
 from .decoder import Embed, check_dtypes, export_functions, ids
 from .encoder_config import EncoderConfig
-from .layers import MLP, Dtypes, Linear, norm
+from .layers import MLP, Attention, Dtypes, norm, rope_tables
 from .registry import Architecture, register
-from .rope import RopeConfig
 from .weights import WeightSpec
-
-
-class Attention(nn.Module):
-    """Attention of one layer over the whole sequence, or a window to both sides of each token."""
-
-    def __init__(self, layer: int, config: EncoderConfig, dtypes: Dtypes, layout: PlanLayout) -> None:
-        site, sizes = f"layers.{layer}.attn.", config.sizes
-        self.layer, self.config, self.layout = layer, config, layout
-        self.q = Linear(site + "q", ("heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
-        self.k = Linear(site + "k", ("heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
-        self.v = Linear(site + "v", ("heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
-        self.o = Linear(site + "o", ("hidden", "heads"), sizes, dtypes, bias=config.output_bias)
-
-    def forward(
-        self, x: nn.Tensor, table: nn.Tensor | None, positions: nn.Tensor, plan: nn.Tensor, cache: nn.Tensor
-    ) -> tuple[nn.Tensor, nn.Tensor]:
-        """The layer's attention output and the pages with its keys and values; `table` is the rotary table."""
-        heads, head_dim = self.config.num_heads, self.config.head_dim
-        q, k, v = self.q(x), self.k(x), self.v(x)
-        if table is not None:
-            q = dialect.rope(q, table, heads=heads, head_dim=head_dim)
-            k = dialect.rope(k, table, heads=heads, head_dim=head_dim)
-        place: dict[str, Any] = {"layer": 0, "kv_heads": heads, "head_dim": head_dim, "layout": self.layout}
-        cache = dialect.kv_append(k, v, plan, cache, **place)
-        window, lookahead = self.config.windows[self.layer], self.config.lookaheads[self.layer]
-        place |= {"heads": heads, "scale": head_dim**-0.5, "window": window, "lookahead": lookahead}
-        out = dialect.attention(q, positions, plan, cache, **place)
-        return self.o(out), cache
 
 
 class Layer(nn.Module):
@@ -56,7 +26,7 @@ class Layer(nn.Module):
 
     def __init__(self, layer: int, config: EncoderConfig, dtypes: Dtypes, layout: PlanLayout) -> None:
         self.post_norm = config.post_norm
-        self.attn = Attention(layer, config, dtypes, layout)
+        self.attn = Attention(layer, config, dtypes, layout, slot=0)
         # The first layer of a pre-norm encoder reads embeddings that are normalised already.
         self.attn_norm = norm(config) if layer or config.post_norm else None
         self.mlp = MLP(layer, config, dtypes)
@@ -101,11 +71,8 @@ class Body(nn.Module):
         if self.positions is not None:
             x = dialect.add(x, dialect.embedding(positions, self._table(), site="positions"))
         x = self.embed_norm(x)
-        tables: dict[RopeConfig, nn.Tensor] = {}
-        for layer, rope in zip(self.layers, self.config.ropes, strict=True):
-            if rope is not None and rope not in tables:
-                tables[rope] = dialect.rope_table(positions, rope.inv_freq(), rope.scale())
-            x, cache = layer(x, None if rope is None else tables[rope], positions, plan, cache)
+        for layer, table in zip(self.layers, rope_tables(self.config.ropes, positions), strict=True):
+            x, cache = layer(x, table, positions, plan, cache)
         return x if self.norm is None else self.norm(x)
 
     def _table(self) -> nn.Tensor:

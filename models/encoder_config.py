@@ -33,7 +33,7 @@ class EncoderConfig(DecoderConfig):
 
     @property
     def lookaheads(self) -> tuple[int, ...]:
-        """How many of the next tokens a token sees in each layer, -1 for all."""
+        """As in a decoder, whose steps are causal; here a token sees the whole sequence where there is no window."""
         return tuple(window - 1 for window in self.windows)
 
 
@@ -42,6 +42,9 @@ def finish_encoder(reader: ConfigReader, fields: Mapping[str, Any]) -> EncoderCo
     if reader.get("is_decoder", False) is not False:
         what = f'config key "is_decoder" is {reader.raw["is_decoder"]!r:.80}'
         reader.bad("is_decoder", what, "an encoder's tokens all see each other", "check `architectures`")
+    if fields["num_kv_heads"] != fields["num_heads"]:
+        what = f"{fields['num_kv_heads']} key/value heads for {fields['num_heads']} heads"
+        reader.bad("num_key_value_heads", what, "an encoder's heads each have their own", "remove num_key_value_heads")
     reader.check_unknown()
     raise_errors("config.json", reader.problems)
     return EncoderConfig(**fields)

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..runtime import safetensors
 from ..runtime.errors import HeddleError
-from .readers.quantized import NUMPY_DTYPES
+from .checkpoint import open_checkpoint
+from .pooling import dense_folders
+from .quant_tensor import NUMPY_DTYPES
 from .source import ModelSource
 from .weights import FLOAT_DTYPES, TensorSource
 
@@ -43,7 +45,7 @@ def export_model(
     config = dict(source.config())
     checkpoint = source.checkpoint()
     files = source.files()
-    specs: Specs = [(name, _dtype(info.dtype, dtype), info.shape) for name, info in checkpoint.tensors.items()]
+    specs = _specs(checkpoint, dtype)
     config.pop("torch_dtype", None)
     config["dtype"] = dtype or _main_dtype(specs)
     files["config.json"] = json.dumps(config, indent=2).encode()
@@ -54,6 +56,9 @@ def export_model(
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
         _write_weights(partial, specs, checkpoint, shard_bytes, progress)
+        for folder in dense_folders(files):
+            layer = open_checkpoint(source.directory / folder)
+            _write_weights(partial / folder, _specs(layer, None), layer, shard_bytes, None)
         partial.chmod(0o755)
         os.replace(partial, output)
     finally:
@@ -61,8 +66,12 @@ def export_model(
     return output
 
 
-def _dtype(stored: str, wanted: str | None) -> str:
-    return wanted if wanted and stored in FLOAT_DTYPES else stored
+def _specs(checkpoint: TensorSource, dtype: str | None) -> Specs:
+    """What is written of a checkpoint, floats in `dtype` or each in its own."""
+    return [
+        (name, dtype if dtype and info.dtype in FLOAT_DTYPES else info.dtype, info.shape)
+        for name, info in checkpoint.tensors.items()
+    ]
 
 
 def _main_dtype(specs: Specs) -> str:

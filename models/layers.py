@@ -5,13 +5,14 @@ A module's path is the beginning of its parameters' names (`layers.3.attn.q.weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ir_passes import dialect
 from ..runtime.plans import PlanLayout
 from ..schedules.compat import nn
 from .decoder_config import DecoderConfig
+from .rope import RopeConfig
 
 Dtypes = Mapping[str, str]
 """Stored type of each matrix by parameter name; float32 where it has none."""
@@ -74,11 +75,17 @@ def head_norm(config: DecoderConfig, axis: str, heads: int) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Attention of one layer over the paged cache; heads may share a key head (GQA, Ainslie et al. 2023)."""
+    """Attention of one layer over the paged cache; heads may share a key head (GQA, Ainslie et al. 2023).
 
-    def __init__(self, layer: int, config: DecoderConfig, dtypes: Dtypes, layout: PlanLayout) -> None:
+    `slot` is the place of the layer's keys and values in the cache, the layer's own unless given.
+    """
+
+    def __init__(
+        self, layer: int, config: DecoderConfig, dtypes: Dtypes, layout: PlanLayout, *, slot: int | None = None
+    ) -> None:
         site, sizes = f"layers.{layer}.attn.", config.sizes
-        self.layer, self.config, self.layout = layer, config, layout
+        self.layer, self.slot = layer, layer if slot is None else slot
+        self.config, self.layout = config, layout
         self.q = Linear(site + "q", ("heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
         self.k = Linear(site + "k", ("kv_heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
         self.v = Linear(site + "v", ("kv_heads", "hidden"), sizes, dtypes, bias=config.qkv_bias)
@@ -99,7 +106,7 @@ class Attention(nn.Module):
         if table is not None:
             q = dialect.rope(q, table, heads=heads, head_dim=head_dim, interleaved=config.rope_interleaved)
             k = dialect.rope(k, table, heads=kv_heads, head_dim=head_dim, interleaved=config.rope_interleaved)
-        place: dict[str, Any] = {"layer": self.layer, "kv_heads": kv_heads, "head_dim": head_dim, "layout": self.layout}
+        place: dict[str, Any] = {"layer": self.slot, "kv_heads": kv_heads, "head_dim": head_dim, "layout": self.layout}
         cache = dialect.kv_append(k, v, plan, cache, **place)
         if config.query_beta:  # after the append, so that rotation and append fuse
             q = dialect.query_scale(q, positions, beta=config.query_beta, length=config.query_steps)
@@ -107,9 +114,18 @@ class Attention(nn.Module):
             "heads": heads,
             "scale": config.attention_scale or head_dim**-0.5,
             "window": config.windows[self.layer],
+            "lookahead": config.lookaheads[self.layer],
             "softcap": config.attention_softcap,
         }
         return self.o(dialect.attention(q, positions, plan, cache, **variant, **place)), cache
+
+
+def rope_tables(ropes: Sequence[RopeConfig | None], positions: nn.Tensor) -> list[nn.Tensor | None]:
+    """The rotary table of each layer for positions int32 [n], None without an embedding; equal embeddings share theirs."""
+    tables = {
+        rope: dialect.rope_table(positions, rope.inv_freq(), rope.scale()) for rope in dict.fromkeys(ropes) if rope
+    }
+    return [None if rope is None else tables[rope] for rope in ropes]
 
 
 class MLP(nn.Module):

@@ -25,9 +25,8 @@ GROUP = "heddle.models"
 FIX = "it must call heddle.models.decoder.register_decoder(...) or heddle.models.registry.register(...) when imported"
 TRACEBACK_LINES = 8
 
-_digests: dict[str, str | None] = dict.fromkeys(
-    ARCHITECTURES, ""
-)  # architecture -> digest of the code that registered it
+# Architecture -> digest of the code that registered it.
+_digests: dict[str, str | None] = dict.fromkeys(ARCHITECTURES, "")
 _files: dict[Path, str] = {}  # model file -> its digest when it was imported
 _installed: set[str] = set()  # values of entry points that have been imported
 

@@ -19,7 +19,7 @@ from .checkpoint import open_checkpoint
 from .problems import ModelError, Problem, error, raise_errors
 from .weights import TensorSource
 
-MODULES, LENGTH = "modules.json", "sentence_bert_config.json"
+MODULES, LENGTH, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 _MODES = {
     "mean_tokens": "mean",
     "cls_token": "cls",
@@ -71,12 +71,31 @@ class Pooling:
 
 def pooling_files(directory: Path) -> dict[str, bytes]:
     """The files of a model directory that say how to pool, by their paths in it; none where it has no modules.json."""
-    names = [MODULES, LENGTH] if (directory / MODULES).is_file() else []
+    names = [MODULES, LENGTH, PROMPTS] if (directory / MODULES).is_file() else []
     for module in _modules((directory / MODULES).read_bytes()) if names else []:
         folder = module.get("path")
-        if isinstance(folder, str) and folder and Path(folder).name == folder:  # nothing outside of the directory
-            names.append(f"{folder}/config.json")
+        if isinstance(folder, str) and folder not in ("", "..") and Path(folder).name == folder:
+            names.append(f"{folder}/config.json")  # nothing outside of the directory is read
     return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+
+
+def prompt_notes(files: Mapping[str, bytes]) -> list[Problem]:
+    """A warning where sentence-transformers puts a prompt in front of every text, which is left to the caller here."""
+    problems: list[Problem] = []
+    config = _json(files, PROMPTS, problems) if PROMPTS in files else {}
+    if (name := config.get("default_prompt_name")) is not None:
+        what = f"{PROMPTS} has the default prompt {name!r:.80}"
+        problems.append(
+            Problem("warning", what, "texts are embedded as they are given", "put its text in front of each")
+        )
+    return problems
+
+
+def dense_folders(files: Mapping[str, bytes]) -> list[str]:
+    """The folders of a model directory that hold the weights of dense layers."""
+    modules = _modules(files[MODULES]) if MODULES in files else []
+    named = [str(m.get("path")) for m in modules if str(m.get("type")).endswith(".Dense")]
+    return [folder for folder in named if f"{folder}/config.json" in files]
 
 
 def read_pooling(

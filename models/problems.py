@@ -54,7 +54,7 @@ def raise_errors(subject: str, problems: Iterable[Problem]) -> None:
         raise ModelError(subject, errors)
 
 
-def nearest(name: str, known: Iterable[str], count: int = 1) -> str:
-    """A hint `did you mean "a" or "b"`, empty where nothing is near."""
-    matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
+    """A hint `did you mean "a" or "b"`, empty where nothing is near: at least `cutoff` of the letters are the same."""
+    matches = difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
     return "did you mean " + " or ".join(f'"{match}"' for match in matches) if matches else ""

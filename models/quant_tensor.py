@@ -7,7 +7,8 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 
-_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+"""The types of weights that are read, by our names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class QuantTensor:
         w *= self.scales[..., None]
         if self.mins is not None:
             w += self.mins[..., None]
-        return w.reshape(self.shape).astype(_DTYPES[self.dtype], copy=False)
+        return w.reshape(self.shape).astype(NUMPY_DTYPES[self.dtype], copy=False)
 
     def rows(self, index: np.ndarray | slice) -> QuantTensor:
         """The tensor of some output channels."""

@@ -70,7 +70,7 @@ def architecture(raw: Mapping[str, Any]) -> Architecture:
 
         load_installed()
     known = ", ".join(sorted(ARCHITECTURES))
-    fix = f"known architectures: {known}"
+    fix = f"known architectures: {known}; others take a model file of your own (docs/tutorial_family.md)"
     if names is None and isinstance(model_type, str):
         for candidate in ARCHITECTURES.values():
             if candidate.model_type == model_type:
@@ -84,7 +84,8 @@ def architecture(raw: Mapping[str, Any]) -> Architecture:
     found = ARCHITECTURES.get(names[0])
     if found is None:
         raise ModelError(
-            "config.json", [error(f'unknown architecture "{names[0]}"', nearest(names[0], ARCHITECTURES), fix)]
+            "config.json",
+            [error(f'unknown architecture "{names[0]}"', nearest(names[0], ARCHITECTURES, cutoff=0.9), fix)],
         )
     if model_type not in (None, found.model_type):
         what = f'architecture "{found.name}" does not go with model_type "{model_type}"'

@@ -46,17 +46,18 @@ def read_layer_ropes(
     head_dim: int,
     context: int,
     bases: Mapping[str, tuple[str, float]],
+    scaled: Sequence[str] = ("full_attention",),
 ) -> tuple[RopeConfig, ...]:
     """The rotary embedding of each layer, where the kinds of layers that `types` lists have their own.
 
     `rope_parameters` has an object for each kind. In the older spelling `bases` gives for each kind the key of its base and the
-    family's default, and `rope_scaling` scales the layers that see all.
+    family's default, and `rope_scaling` scales layers of the kinds `scaled`.
     """
     new, old = _objects(reader)
     if unknown := [key for key in new if key not in bases]:
         why = f"it must have an object for each of {', '.join(bases)}"
         reader.bad("rope_parameters", f'config key "rope_parameters" has "{unknown[0]}"', why, "check `architectures`")
-    nested = {"full_attention": old} if old else new
+    nested = dict.fromkeys(scaled, old) if old else new
     ropes = {}
     for kind, (key, theta) in bases.items():
         given = nested.get(kind) or {}

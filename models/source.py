@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .checkpoint import open_checkpoint
+from .checkpoint import INDEX, WEIGHT_SUFFIXES, open_checkpoint
 from .config import RawConfig, load_config
+from .downloads import stand_ins
 from .pooling import pooling_files
-from .problems import Problem
+from .problems import Problem, raise_errors
 from .readers import mlc
 from .readers.gguf import GgufSource, is_gguf
 from .readers.methods import open_quantized, quantization_config
-from .tokenization import directory_tokenizer
+from .tokenization import TOKENIZER_FILES, directory_tokenizer
 from .weights import TensorSource
 
 CARRIED_FILES = (
@@ -37,6 +38,10 @@ class ModelSource(Protocol):
     def path(self) -> Path:
         """The directory or file."""
 
+    @property
+    def directory(self) -> Path:
+        """The directory, or that of the file."""
+
     def config(self) -> RawConfig:
         """The configuration in the form of Hugging Face's config.json. ModelError where it cannot be had."""
 
@@ -56,7 +61,7 @@ class Verifiable(Protocol):
 
 
 class HuggingFaceDirectory:
-    """A directory with config.json and weights; one of these two files stands for it.
+    """A directory with config.json and weights; one of these files stands for it.
 
     Where the weights are quantized, `quantization_config` says how; the config that is given is that of the floats.
     """
@@ -65,28 +70,29 @@ class HuggingFaceDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._directory = path if path.is_dir() else path.parent
+        self.directory = path if path.is_dir() else path.parent
 
     def config(self) -> RawConfig:
         """As `ModelSource` says."""
-        raw = load_config(self.path)
+        weights = self.path.suffix in WEIGHT_SUFFIXES or self.path.name.endswith(INDEX)
+        raw = load_config(self.directory if self.path.is_file() and weights else self.path)
         return {key: value for key, value in raw.items() if key not in ("quantization_config", "compression_config")}
 
     def checkpoint(self) -> TensorSource:
         """As `ModelSource` says."""
         base = open_checkpoint(self.path)
-        if not (self._directory / "config.json").is_file():
+        if not (self.directory / "config.json").is_file():
             return base
-        raw = load_config(self._directory)
-        config = quantization_config(raw, self._directory)
+        raw = load_config(self.directory)
+        config = quantization_config(raw, self.directory)
         if config is None:
             return base
         dtype = raw.get("dtype") or raw.get("torch_dtype")
-        return open_quantized(config, base, dtype=str(dtype or "bfloat16"), subject=str(self._directory))
+        return open_quantized(config, base, dtype=str(dtype or "bfloat16"), subject=str(self.directory))
 
     def files(self) -> dict[str, bytes]:
         """As `ModelSource` says."""
-        return carried_files(self._directory)
+        return carried_files(self.directory)
 
 
 class MlcDirectory:
@@ -96,27 +102,28 @@ class MlcDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._directory = path if path.is_dir() else path.parent
+        self.directory = path if path.is_dir() else path.parent
 
     def config(self) -> RawConfig:
         """As `ModelSource` says."""
-        return mlc.read_config(self._directory)
+        return mlc.read_config(self.directory)
 
     def checkpoint(self) -> TensorSource:
         """As `ModelSource` says."""
-        return mlc.open_mlc(self._directory)
+        return mlc.open_mlc(self.directory)
 
     def files(self) -> dict[str, bytes]:
         """As `ModelSource` says."""
-        return carried_files(self._directory)
+        return carried_files(self.directory)
 
     def verify(self) -> list[Problem]:
         """Shards whose md5 sums are not those of the list."""
-        return mlc.verify(self._directory)
+        return mlc.verify(self.directory)
 
 
 def carried_files(directory: Path) -> dict[str, bytes]:
-    """The small files of a directory that an artifact carries."""
+    """The small files of a directory that an artifact carries. ModelError names those that are not what they are called."""
+    raise_errors(str(directory), stand_ins(directory / name for name in (*CARRIED_FILES[:-1], *TOKENIZER_FILES)))
     found = {name: directory / name for name in CARRIED_FILES}
     carried = {name: file.read_bytes() for name, file in found.items() if file.is_file()}
     return carried | directory_tokenizer(directory) | pooling_files(directory)

@@ -21,7 +21,8 @@ from .view import WHOLE, View
 Kind = Literal["linear", "embedding", "table", "vector"]
 """A matrix that multiplies, the tokens' table, another table (positions), or a norm weight or bias.
 
-Linears and the tokens' table can be quantized; vectors are float32 always."""
+Vectors are float32 always."""
+QUANTIZABLE = ("linear", "embedding")
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -183,7 +184,8 @@ def match_weights(
     passed = [name for name in checkpoint.tensors if name not in used and re.fullmatch(ignored, name)]
     if passed:
         notes.append(f'{len(passed)} tensors are not needed, such as "{passed[0]}"')
-    extra = [name for name in checkpoint.tensors if name not in used and name not in set(passed)]
+    used.update(passed)
+    extra = [name for name in checkpoint.tensors if name not in used]
     for name, label in _grouped(missing):
         hint = nearest(name, extra or checkpoint.tensors, 2)
         why = f"expected shape {list(missing[name].stored_shape)}" + (f"; {hint}" if hint else "")
@@ -211,7 +213,7 @@ class Parameters:
         """Type and shape of a parameter, and how it is quantized where its codes can be had."""
         spec = self.specs[param]
         info = self.checkpoint.tensors[spec.tensors(self.names[param])[0]]
-        keeps = info.quant is not None and spec.view.keeps_codes(info.quant.transposed) and spec.kind != "table"
+        keeps = info.quant is not None and spec.kind in QUANTIZABLE and spec.view.keeps_codes(info.quant.transposed)
         return TensorInfo(info.dtype, spec.shape, info.quant if keeps else None)
 
     def read(self, param: str) -> np.ndarray:

@@ -30,6 +30,9 @@ MEMORY = 1 << 29
 BOUNDS = ("TimeoutError", "MemoryError", "RecursionError", "OverflowError", "RuntimeError")
 """Kinds of TemplateError that say that a bound was reached, not that the template has something against its input."""
 
+_ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TZ")
+"""What the process gets to know of this one's environment, which may hold keys."""
+
 _WORKER = Path(__file__).with_name("template_worker.py")
 
 
@@ -106,13 +109,14 @@ class TemplateProcess:
         if self._process is None or self._process.poll() is not None:
             self._stop()
             command = [sys.executable, "-P", str(_WORKER), str(self.seconds), str(self.memory)]
-            where = os.pathsep.join(filter(None, sys.path))  # where Jinja is found
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # where Jinja is found
             try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env=os.environ | {"PYTHONPATH": where},
+                    env=environment,
                     start_new_session=True,  # Ctrl-C is for us
                 )
             except OSError as error:

@@ -265,8 +265,9 @@ class Manifest:
 def _check(manifest: Manifest) -> None:
     """Fields that must agree with each other."""
     choices = [("model.kind", manifest.model.kind, KINDS), ("pooling.mode", manifest.pooling.mode, POOLINGS)]
-    dense = (*manifest.pooling.layers, *manifest.pooling.pooler)
-    choices += [("pooling.layers.activation", layer.activation, ACTIVATIONS) for layer in dense]
+    stacks = {"layers": manifest.pooling.layers, "pooler": manifest.pooling.pooler}
+    dense = [(f"pooling.{name}[{i}]", layer) for name, layers in stacks.items() for i, layer in enumerate(layers)]
+    choices += [(f"{path}.activation", layer.activation, ACTIVATIONS) for path, layer in dense]
     for field, value, known in choices:
         if value not in known:
             raise ManifestError(f"manifest.{field} is {value!r}; known are {', '.join(known)}")

@@ -105,7 +105,9 @@ class _Replay:
         self.line = line
         if "add" in line:
             self._time = line["at"]
-            self.engine.add(self._request(line))
+            request = self._request(line)
+            request.timeout = line["timeout"]  # nobody may ask for 0, but what is left of more may be that
+            self.engine.add(request)
         elif "abort" in line:
             if not self.engine.abort(line["abort"]):
                 return f"request {line['abort']!r} was aborted, and is not there"
@@ -124,7 +126,7 @@ class _Replay:
         return None
 
     def _request(self, line: dict[str, Any]) -> Request:
-        names = ("chunk", "priority", "tenant", "salt", "timeout")
+        names = ("chunk", "priority", "tenant", "salt")
         options: dict[str, Any] = {key: line[key] for key in names} | {"request_id": line["add"]}
         if "params" not in line:
             receive = _Receiver(self, line["add"])

@@ -89,8 +89,8 @@ def schedule(state: State) -> Schedule:
     A running request has pages for all tokens it had when it was admitted, so only those that are past their prompts ask for new
     ones. They have one pending token each, or more where a grammar forced some.
 
-    What must be served whole takes one step from its admission to its end. It is let in while the budget lasts; alone it may be
-    longer than that, up to what the runner takes.
+    What must be served whole takes one step, which is that of its admission unless an interrupt came between. It is served while
+    the budget lasts; alone it may be longer than that, up to what the runner takes.
     """
     expired = tuple(r for r in state.timed if r.deadline is not None and r.deadline <= state.now)
     if expired:
@@ -156,11 +156,11 @@ class _Plan:
     def serve_prefills(self) -> None:
         """What is left of the budget to requests that are in their prompts, in order of urgency."""
         for request in self.staying:
-            if not self.budget:
+            if self.budget <= 0:
                 break
-            if not _decodes(request):
-                self.rows[request] = min(request.pending, request.chunk, self.budget)
-                self.budget -= self.rows[request]
+            if not _decodes(request) and (rows := self._portion(request, request.pending)):
+                self.rows[request] = rows
+                self.budget -= rows
 
     def serve_forced(self) -> None:
         """More than one token to those that decode and have more, since their grammars forced some; in free pages only.
@@ -199,7 +199,7 @@ class _Plan:
             else:
                 pending = request.pending
                 self.free -= request.pages_to_start
-            self.rows[request] = pending if request.whole else min(pending, request.chunk, self.budget)
+            self.rows[request] = self._portion(request, pending)
             self.budget -= self.rows[request]
             self.admitted.append(request)
 
@@ -243,11 +243,18 @@ class _Plan:
             return False
         if not self.staying and not self.admitted:
             return True  # alone it always fits: that was checked when it came
-        if request.whole and request.pending > self.budget:
+        if not self._portion(request, request.pending):
             return False
         if request.pages_to_start <= self.free:
             return True
         return request.swapped is None and self._cost(request, self.state.lookup(request)) <= self.free
+
+    def _portion(self, request: Request, pending: int) -> int:
+        """How many of its pending tokens are served: a chunk within the budget, or all of what must be served whole, 0 where
+        the budget has no room for all of them beside others."""
+        if not request.whole:
+            return min(pending, request.chunk, self.budget)
+        return pending if pending <= self.budget or not self.rows else 0
 
     def _cost(self, request: Request, cached: Cached) -> int:
         """Free pages that it takes to start: new ones, and cached ones that nobody holds (they count as free)."""

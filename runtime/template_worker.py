@@ -1,8 +1,8 @@
 """The process that runs chat templates: a template is a program that comes with a model, and nobody has looked at it.
 
 Started by `chat_template.py` as a script of its own; imports Jinja and nothing of ours. A message is its length in four bytes, then
-JSON. A template runs in Jinja's sandbox (no attributes that lead out of the data), within a bound on memory, and the kernel
-ends the process when its time is over.
+JSON. A template runs in Jinja's sandbox (no attributes that lead out of the data), within a bound on memory; the kernel lets the
+process write no files and start no other, and ends it when its time is over.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))  # no dumps, files or processes, should a template get out of the sandbox
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else writes between the messages
     while len(head := source.read(4)) == 4:

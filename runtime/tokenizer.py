@@ -177,10 +177,10 @@ class Tokenizer:
         try:
             return chat_template.render(source, variables)
         except chat_template.TemplateError as error:
+            fix = "give another chat template, or use generate() with a prompt in the model's own format"
             if error.kind == "TemplateSyntaxError":
-                raise TokenizerError("the chat template is broken", error.reason) from error
+                raise TokenizerError("the chat template is broken", error.reason, fix) from error
             if error.kind in chat_template.BOUNDS:
-                fix = "give another chat template, or use generate() with a prompt in the model's own format"
                 raise TokenizerError("the model's chat template was stopped", error.reason, fix) from error
             raise RequestError("the model's chat template refused the conversation", str(error)) from error
         except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ import numpy as np
 from .batch import Batch, Part, StepFault
 from .outputs import StepOutput
 from .request import Request
+from .runner import RunnerInfo
 from .sampling import SamplingParams
 from .scheduler import Schedule
 
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("heddle")
 FORMAT = 1
-SIZES = (
-    *("vocab_size", "context_length", "max_tokens", "max_seqs", "num_pages", "page_tokens", "window", "few_rows"),
-    "encoder",
-)
+SIZES = tuple(name for name in vars(RunnerInfo) if not name.startswith("_"))
 TEXTS = ("stop", "bad_words", "structured")
 """Parameters that a trace leaves out: they need a tokenizer. That a stop text came, and what a grammar did, is part of the step."""
 

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,6 +93,22 @@ def ffi_version() -> str:
     return str(tvm_ffi.__version__)
 
 
+_loaded: dict[Path, tuple[int, int]] = {}
+"""Device and inode of the first library that was loaded from each path."""
+
+
+def _load(path: Path) -> Any:
+    """The library at `path`, also where another one was loaded from there: for dlopen a name stays what it first was."""
+    status = path.stat()
+    file = status.st_dev, status.st_ino
+    if _loaded.setdefault(path, file) == file:
+        return tvm_ffi.load_module(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path)
+        return tvm_ffi.load_module(str(link))
+
+
 class Library:
     """The compiled functions of an artifact behind one virtual machine on the CPU.
 
@@ -102,7 +119,7 @@ class Library:
         self.path = Path(path).resolve()  # an absolute path: a bare file name would be searched in the library path
         global_function("runtime.NumThreads")
         try:
-            self._module = tvm_ffi.load_module(str(self.path))
+            self._module = _load(self.path)
             self._machine = self._module["vm_load_executable"]()
         except (RuntimeError, AttributeError, OSError) as error:
             raise ArtifactError(

@@ -65,9 +65,9 @@ def tanh(x: Vec) -> Vec:
     return e / (e + const(2.0))
 
 
-def scaled(x: Vec, factor: float) -> Vec:
+def scaled(x: Vec, factor: Vec) -> Vec:
     """x * factor. As an fma with 0 the product cannot be contracted with a sum that follows."""
-    return fma(x, const(factor), const(0.0))
+    return fma(x, factor, const(0.0))
 
 
 def _silu_reference(x: np.ndarray) -> np.ndarray:

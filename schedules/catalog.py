@@ -11,13 +11,13 @@ from .cpu.norm import layer_norm, rms_norm
 from .cpu.pack import pack_rows
 from .cpu.plan import build_plan
 from .cpu.pointwise import activation, gated, scale, softcap
+from .cpu.qkv_append import qkv_append
 from .cpu.quant_embedding import quant_embedding
 from .cpu.quant_linear_rows import quant_linear_rows
 from .cpu.quant_linear_tiles import quant_linear_tiles
 from .cpu.quant_pack import quant_pack
 from .cpu.query_scale import query_scale
 from .cpu.rope import rope, rope_table
-from .cpu.rope_append import rope_append
 from .cpu.sample import rank_tokens, sample_tokens
 from .cpu.sample_edit import edit_logits
 from .cpu.sample_mask import mask_logits
@@ -39,6 +39,7 @@ __all__ = [
     "linear",
     "mask_logits",
     "pack_rows",
+    "qkv_append",
     "quant_embedding",
     "quant_linear_rows",
     "quant_linear_tiles",
@@ -47,7 +48,6 @@ __all__ = [
     "rank_tokens",
     "rms_norm",
     "rope",
-    "rope_append",
     "rope_table",
     "row_tile",
     "sample_tokens",

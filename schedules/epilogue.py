@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .activations import ACTIVATIONS, activation, scaled
-from .vector import Vec
+from .vector import Vec, const
 
 Epilogue = Sequence[str]
 
@@ -68,9 +68,10 @@ def finished(epilogue: Epilogue, sums: Sequence[Vec]) -> Vec:
     for item in epilogue:
         if _step(item) == "activation":
             value = activation(item.removeprefix(GATED)).lanes(value)
-            value = value * sums[1] if len(sums) == 2 else value
+            if len(sums) == 2:
+                value = scaled(value, sums[1]) if "residual" in epilogue else value * sums[1]
         elif item.startswith(SCALE):
-            value = scaled(value, float(item.removeprefix(SCALE)))
+            value = scaled(value, const(float(item.removeprefix(SCALE))))
     return value
 
 

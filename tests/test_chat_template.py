@@ -149,6 +149,11 @@ def test_check_tries_the_template(tmp_path: Path) -> None:
     assert "TemplateSyntaxError: line 1" in found[1].why
     write(tmp_path, {"chat_template.jinja": "{{ raise_exception('system first') }}"})
     assert not [problem for problem in check_model(tmp_path) if "chat template" in problem.what]
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    assert "chat_template.jinja cannot be read" in [problem.what for problem in check_model(tmp_path)]
+    (tmp_path / "chat_template.jinja").unlink()
+    write(tmp_path, {"tokenizer_config.json": {"chat_template": ["default"]}})
+    assert "tokenizer_config.json cannot be read" in [problem.what for problem in check_model(tmp_path)]
 
 
 def test_compiling_is_bounded(process: TemplateProcess, tmp_path: Path) -> None:
@@ -182,6 +187,18 @@ def test_a_process_that_died_is_started_again(process: TemplateProcess) -> None:
     process._process.kill()
     process._process.wait()
     assert process.render("{{ a }}", {"a": "x" * 200_000}) == "x" * 200_000
+
+
+def test_the_process_knows_no_secrets_and_writes_no_files(
+    process: TemplateProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "abc")
+    process.render("", {})
+    assert process._process is not None
+    entry = Path(f"/proc/{process._process.pid}")
+    assert b"SOME_TOKEN" not in (entry / "environ").read_bytes()
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in (entry / "limits").read_text().splitlines()}
+    assert limits["Max file size"] == limits["Max processes"] == ["0", "0"]
 
 
 def test_no_process_can_be_started(process: TemplateProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from heddle.models import (
     check_model,
     match_weights,
     open_checkpoint,
+    open_source,
 )
 
 RAW = {
@@ -111,6 +112,28 @@ def test_a_file_alone_can_be_opened(tmp_path: Path) -> None:
     assert checkpoint.read("y") == 3
     with pytest.raises(KeyError):
         checkpoint.read("z")
+
+
+def test_a_file_of_weights_stands_for_its_directory(tmp_path: Path) -> None:
+    write_model(tmp_path, RAW, tensors_of(RAW))
+    source = open_source(tmp_path / "model.safetensors")
+    assert source.config() == RAW
+    assert source.checkpoint().tensors == open_checkpoint(tmp_path).tensors
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "config.json").write_text(json.dumps(RAW))
+    write_shards(tmp_path / "shards", {"a.safetensors": tensors_of(RAW)})
+    source = open_source(tmp_path / "shards" / "model.safetensors.index.json")
+    assert source.config() == RAW
+    assert source.checkpoint().tensors == open_checkpoint(tmp_path).tensors
+
+
+def test_many_missing_shards_are_few_lines(tmp_path: Path) -> None:
+    save_file({"x": np.ones(2, np.float32)}, tmp_path / "model-00002-of-99999.safetensors")
+    with pytest.raises(ModelError) as caught:
+        open_checkpoint(tmp_path)
+    first, *_, last = (problem.what for problem in caught.value.problems)
+    assert first == 'shard "model-00001-of-99999.safetensors" is missing'
+    assert last == "99988 more shards are missing"
 
 
 def test_identity_follows_config_headers_and_file_times(tmp_path: Path) -> None:

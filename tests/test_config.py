@@ -70,6 +70,13 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     return architecture(raw).config(raw)
 
 
+def test_two_names_of_one_key_must_agree() -> None:
+    raw = {"vocab_size": 96, "n_embd": 48, "n_head": 6, "n_layer": 3, "model_type": "gpt2"}
+    assert read(raw | {"hidden_size": 48}).hidden_size == 48
+    assert 'unknown config key "n_embd"' in problems(raw | {"hidden_size": 96})
+    assert "scale_attn_weights" in problems(raw | {"scale_attn_weights": False})
+
+
 def problems(raw: dict[str, Any]) -> str:
     """The message for a config that must be refused."""
     with pytest.raises(ModelError) as caught:
@@ -198,7 +205,7 @@ def test_values_that_do_not_go_together() -> None:
 
 
 def test_inert_values_are_accepted() -> None:
-    inert = {"use_mrope": False, "quantization_config": None, "sliding_window": None, "partial_rotary_factor": 1.0}
+    inert = {"use_mrope": False, "quantization_config": None, "invented": None, "sliding_window": None, "partial_rotary_factor": 1.0}
     assert read(raw_llama(**inert)) == read(raw_llama())
     assert "use_mrope" in problems(raw_llama(use_mrope=True))
     assert "use_mrope" in problems(raw_llama(use_mrope=0))  # a number is not a switch
@@ -208,6 +215,7 @@ def test_unknown_architecture_lists_the_known() -> None:
     text = problems(raw_llama(architectures=["LlamaForCausalLLM"]))
     assert 'unknown architecture "LlamaForCausalLLM"' in text
     assert 'did you mean "LlamaForCausalLM"' in text
+    assert "did you mean" not in problems(raw_llama(architectures=["MambaForCausalLM"]))  # all end alike
     for name in ARCHITECTURES:
         assert name in text
     assert "Qwen2ForCausalLM" in problems({"model_type": "mamba"})

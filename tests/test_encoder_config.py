@@ -145,6 +145,11 @@ def test_windows_and_bases_of_modernbert() -> None:
     assert read(newer) == config
 
 
+def test_rope_scaling_of_modernbert_is_of_all_layers() -> None:
+    config = read(MODERNBERT | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+    assert {(rope.type, rope.factor) for rope in config.ropes if rope} == {("linear", 2.0)}
+
+
 def test_all_problems_are_listed_at_once() -> None:
     wrong = {
         "hidden_act": "gelu_10",

@@ -14,7 +14,7 @@ from heddle.runtime.null_runner import HIDDEN, NullRunner, history_hidden
 from heddle.runtime.plans import PlanSequence
 from heddle.runtime.replay import Replayed, replay
 from heddle.runtime.sampling import SamplingParams
-from heddle.runtime.scheduler import POLICIES, PREEMPTIONS
+from heddle.runtime.scheduler import POLICIES, PREEMPTIONS, Limits
 
 from .engine_tools import collect, finish
 from .tokenizers_for_tests import byte_level
@@ -115,6 +115,33 @@ def test_a_failed_step_is_undone() -> None:
         engine.check_integrity()
     assert [str(error) for error in failed] == ["no power"]
     assert np.concatenate(pieces).shape == (40, HIDDEN)
+
+
+@pytest.mark.parametrize("step_tokens", [None, 16])
+def test_texts_behind_an_interrupt_are_served_whole_again(step_tokens: int | None) -> None:
+    """An interrupt in one text's results leaves the others of its step running, with nothing computed."""
+
+    def interrupted(position: int, states: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    engine = encoder(chunk=8)
+    engine.add(engine.prepare_pooling([1] * 20, interrupted))
+    texts = [[2] * 20, [3] * 1, [4] * 20]
+    pieces: list[list[np.ndarray]] = [[] for _ in texts]
+    for text, found in zip(texts, pieces, strict=True):
+        engine.add(engine.prepare_pooling(text, collect(found)))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    if step_tokens:
+        engine.limits = Limits(step_tokens, engine.limits.max_seqs)
+    errors = []
+    while engine.has_work:
+        errors += [out.error for out in engine.step() if out.error]
+        engine.check_integrity()
+    assert [str(error) for error in errors] == ["request 'request-0' was interrupted"]
+    for text, found in zip(texts, pieces, strict=True):
+        np.testing.assert_array_equal(np.concatenate(found), expected(text))
+    assert steps(engine) == [[20, 20, 1, 20], *([[1, 20, 20]] if step_tokens is None else [[1], [20], [20]])]
 
 
 def test_the_null_device_takes_what_a_model_takes() -> None:

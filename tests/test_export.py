@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from heddle.cli import cli
 from heddle.compiler.driver import compile_model
 from heddle.models import open_checkpoint, open_source
 from heddle.models.export import export_model
+from heddle.models.pooling import pooling_files, read_pooling
 from heddle.runtime.errors import HeddleError
 from tests.checkpoint_tools import CONFIG, quantize_gptq
 from tests.conftest import ROOT
 from tests.model_tools import Sequences, reference_logits, relative_error, runner_of, save_random
 from tests.test_mlc import write as write_mlc
+from tests.test_pooling import sentence_transformer
 
 MODEL = ROOT / "examples" / "tinydoc"
 
@@ -66,6 +69,14 @@ def test_other_formats_and_types(tmp_path: Path) -> None:
     with safe_open(out / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
         assert set(file.keys()) == {"x", "w"}
+
+
+def test_dense_layers_of_sentence_transformers_come_along(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "m")
+    sentence_transformer(folder, "Pooling", "Dense")
+    out = export_model(open_source(folder), tmp_path / "out")
+    (given,), (found,) = (read_pooling(pooling_files(path), path).layers for path in (folder, out))
+    np.testing.assert_array_equal(found.weight, given.weight)
 
 
 def test_the_tokenizer_comes_along_and_nothing_is_overwritten(tmp_path: Path) -> None:

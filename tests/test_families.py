@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 
 from heddle.compiler.driver import read_source
-from heddle.models import ModelError, architecture, match_weights
+from heddle.models import ARCHITECTURES, ModelError, architecture, match_weights
 from heddle.models.decoder_config import DecoderConfig
 from heddle.models.random_weights import RandomCheckpoint
 from heddle.runtime.errors import HeddleError
 
+from .published_base_configs import BASE, SMOLLM3
 from .published_configs import LONG, MINISTRAL3_ROPE, PUBLISHED, SHORT
 
+ALL = PUBLISHED | BASE
 TEXT_1B = PUBLISHED["gemma-3-1b-it"]
 
 
@@ -35,9 +38,9 @@ def weights(raw: dict[str, Any]) -> dict[str, Any]:
     return arch.weights(arch.config(raw))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*ALL, "SmolLM3-3B"])
 def test_published_configs_are_read(name: str) -> None:
-    raw = PUBLISHED[name]
+    raw = ALL.get(name, SMOLLM3)
     config, text = read(raw), raw.get("text_config", raw)
     assert config.architecture == raw["architectures"][0]
     assert config.hidden_size == text["hidden_size"]
@@ -47,10 +50,10 @@ def test_published_configs_are_read(name: str) -> None:
     assert "did you mean" in refused(raw | {"hidden_sizes": 7})
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ALL)
 def test_weights_of_published_models_match(name: str) -> None:
     """Every name of the table stands for one tensor of a shape that a checkpoint can have."""
-    raw = PUBLISHED[name]
+    raw = ALL[name]
     sizes = {"num_hidden_layers": 1, "vocab_size": 512, "intermediate_size": 64}
     small = raw | ({"text_config": raw["text_config"] | sizes} if "text_config" in raw else sizes)
     specs = weights(small)
@@ -58,6 +61,21 @@ def test_weights_of_published_models_match(name: str) -> None:
     assert set(match_weights(specs, checkpoint).names) == set(specs)
     for spec in specs.values():
         assert all(name in checkpoint.tensors for name in spec.tensors(spec.source[0]))
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_absent_keys_mean_what_they_do_in_transformers(name: str) -> None:
+    model_type = ARCHITECTURES[name].model_type
+    if model_type not in transformers.CONFIG_MAPPING or name.endswith("ConditionalGeneration"):
+        pytest.skip("transformers has no config class for this text model")
+    sizes = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4}
+    if model_type == "gpt2":
+        sizes = {"vocab_size": 96, "n_embd": 64, "n_layer": 8, "n_head": 4}
+    else:
+        sizes |= {"intermediate_size": 80, "num_key_value_heads": 4}
+    every = transformers.CONFIG_MAPPING[model_type](**sizes).to_json_string(use_diff=False)
+    named = {"architectures": [name], "model_type": model_type}
+    assert read(sizes | named) == read(json.loads(every) | named)
 
 
 def test_gemma() -> None:
@@ -252,6 +270,7 @@ def test_mistral_inside_a_model_with_vision() -> None:
         ("gemma-3-1b-it", {"attn_logit_softcapping": 50.0}, '"attn_logit_softcapping" is 50.0'),
         ("gemma-3-1b-it", {"use_bidirectional_attention": True}, "supported: false"),
         ("gemma-3-1b-it", {"rope_scaling": {"rope_type": "linear"}}, '"rope_scaling.factor" is missing'),
+        ("c4ai-command-r7b-12-2024", {"layer_types": ["full_attention"]}, '"layer_types" lists 1 layers'),
         ("Phi-3-mini-4k-instruct", {"lm_head_bias": True}, '"lm_head_bias" is true'),
         ("Phi-4-mini-instruct", {"partial_rotary_factor": 1.0}, "short_factor has 48 numbers"),
         ("stablelm-2-1_6b", {"hidden_act": "xielu"}, '"hidden_act" is "xielu"'),

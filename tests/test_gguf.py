@@ -206,6 +206,16 @@ def test_types_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
         GgufSource(unknown).checkpoint()
 
 
+def test_headers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small(tmp_path / "a.gguf")
+    end = read_header(path).end
+    monkeypatch.setattr(f"{read_header.__module__}.MAX_HEADER", end)
+    read_header(path)
+    monkeypatch.setattr(f"{read_header.__module__}.MAX_HEADER", end - 1)
+    with pytest.raises(ModelError, match=f"ends more than {end - 1} bytes into the file"):
+        read_header(path)
+
+
 def test_what_is_gguf(tmp_path: Path) -> None:
     file = small(tmp_path / "model.gguf")
     (tmp_path / "renamed").write_bytes(file.read_bytes())

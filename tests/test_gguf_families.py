@@ -94,6 +94,13 @@ def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
     assert (rope["rope_type"], rope["attention_factor"]) == ("longrope", 1.0)
     assert np.array_equal(np.float32(rope["short_factor"]), other)
     assert rope["short_factor"] == rope["long_factor"]
+    metadata["rope.scaling.factor"] = 2.0
+    path = write_gguf(tmp_path / "c.gguf", "llama", metadata, {**table, "rope_freqs.weight": other})
+    with pytest.raises(ModelError, match="scaled twice, by rope_freqs.weight and as linear by 2.0"):
+        GgufSource(path).config()
+    metadata["rope.scaling.attn_factor"] = 1.5
+    with pytest.raises(ModelError, match='rope scaling "linear" with attn_factor'):
+        GgufSource(write_gguf(tmp_path / "d.gguf", "llama", metadata, table)).config()
 
 
 def test_longrope_factors_of_phi3(tmp_path: Path) -> None:

@@ -6,48 +6,78 @@ import numpy as np
 import pytest
 
 from heddle.runtime.plans import PAGE, PlanSequence, build_plan
-from heddle.schedules.catalog import kv_append, rope, rope_append, rope_table
+from heddle.schedules.catalog import kv_append, layer_norm, qkv_append, rms_norm, rope, rope_table
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.kv_cache import random_cache, record
 from heddle.schedules.target import TargetProfile
 from tests.test_attention import LAYOUT, TARGETS, Model, compiled
 
+VARIANTS = [
+    ("float32", 40, False, "", ""),
+    ("float16", 40, True, "", ""),
+    ("bfloat16", 0, False, "", ""),
+    ("int8", 40, False, "rms", "head"),
+    ("float16", 72, False, "rms", "full"),
+    ("float32", 0, False, "layer", "heads"),
+    ("int8", 0, False, "layer", "full"),
+]
+
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
-@pytest.mark.parametrize(
-    ("dtype", "interleaved"), [("float32", False), ("float16", True), ("bfloat16", False), ("int8", False)]
-)
-def test_fused_append_has_the_bits_of_its_parts(dtype: str, interleaved: bool, target: TargetProfile) -> None:
-    model, n, rotary = Model(6, 2, 72, dtype), 23, 40
+@pytest.mark.parametrize(("dtype", "rotary", "interleaved", "norm", "norm_over"), VARIANTS)
+def test_fused_append_has_the_bits_of_its_parts(
+    dtype: str, rotary: int, interleaved: bool, norm: str, norm_over: str, target: TargetProfile
+) -> None:
+    model, n, dim, counts = Model(6, 2, 72, dtype), 23, 72, (6, 2)
     rng = np.random.default_rng(1)
-    qkv = rng.standard_normal((n, 10 * 72), np.float32)
+    qkv = rng.standard_normal((n, 10 * dim), np.float32)
     plan = np.zeros(LAYOUT.size(4), np.int32)
     used, positions = build_plan(LAYOUT, plan, [PlanSequence(np.array([5, 0, 3, 2], np.int32), 30, n)], rows_only=False)
-    empty = random_cache(rng, 6, 2, 2, 72, 72, dtype)
-    frequencies = (10000.0 ** (-np.arange(rotary // 2) / 20)).astype(np.float32)
+    empty = random_cache(rng, 6, 2, 2, dim, dim, dtype)
+    tensor = tvm.runtime.tensor
 
     def call(func: PrimFunc, *arrays: object) -> None:
         compiled(func, target)(*arrays)
 
     def zeros(width: int) -> tvm.runtime.Tensor:
-        return tvm.runtime.tensor(np.zeros((n, width), np.float32))
+        return tensor(np.zeros((n, width), np.float32))
 
-    table, plan_tensor = zeros(rotary), tvm.runtime.tensor(plan[:used])
-    inputs = map(tvm.runtime.tensor, (positions, frequencies, np.ones(1, np.float32)))
-    call(rope_table(rotary_dim=rotary, target=target), *inputs, table)
-    fused, q = tvm.runtime.tensor(empty), zeros(6 * 72)
+    plan_tensor, operands = tensor(plan[:used]), []
+    if rotary:
+        frequencies = (10000.0 ** (-np.arange(rotary // 2) / 20)).astype(np.float32)
+        operands = [zeros(rotary)]
+        inputs = map(tensor, (positions, frequencies, np.ones(1, np.float32)))
+        call(rope_table(rotary_dim=rotary, target=target), *inputs, *operands)
+    sizes = [dim if norm_over == "head" else count * dim for count in counts] if norm else []
+    weights = [tensor(rng.standard_normal(size, np.float32)) for size in sizes]
+    whole, q = tensor(empty), zeros(6 * dim)
     params = model.params | {"heads": 6, "rotary_dim": rotary, "interleaved": interleaved}
-    call(rope_append(target=target, **params), tvm.runtime.tensor(qkv), table, plan_tensor, fused, 1, q)
+    func = qkv_append(target=target, norm=norm, norm_eps=1e-5, norm_over=norm_over, **params)
+    call(func, tensor(qkv), plan_tensor, whole, 1, *operands, *weights, q)
 
-    parts = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in np.split(qkv, [6 * 72, 8 * 72], axis=1)]
-    rotated = [zeros(6 * 72), zeros(2 * 72)]
-    for heads, part, y in zip((6, 2), parts, rotated, strict=False):
-        func = rope(heads=heads, head_dim=72, rotary_dim=rotary, interleaved=interleaved, target=target)
-        call(func, part, table, y)
-    cache = tvm.runtime.tensor(empty)
-    call(kv_append(target=target, **model.params), rotated[1], parts[2], plan_tensor, cache, 1)
-    assert q.numpy().tobytes() == rotated[0].numpy().tobytes()
-    assert fused.numpy().tobytes() == cache.numpy().tobytes()
+    *parts, v = [tensor(np.ascontiguousarray(a)) for a in np.split(qkv, [6 * dim, 8 * dim], axis=1)]
+    for i, count in enumerate(counts):
+        if norm:
+            groups = {"groups": 1 if norm_over == "full" else count, "shared": norm_over == "head", "eps": 1e-5}
+            made, x = {"rms": rms_norm, "layer": layer_norm}[norm], parts[i]
+            parts[i] = zeros(count * dim)
+            call(made(features=count * dim, target=target, **groups), x, weights[i], parts[i])
+        if rotary:
+            x, parts[i] = parts[i], zeros(count * dim)
+            func = rope(heads=count, head_dim=dim, rotary_dim=rotary, interleaved=interleaved, target=target)
+            call(func, x, *operands, parts[i])
+    cache = tensor(empty)
+    call(kv_append(target=target, **model.params), parts[1], v, plan_tensor, cache, 1)
+    assert q.numpy().tobytes() == parts[0].numpy().tobytes()
+    assert whole.numpy().tobytes() == cache.numpy().tobytes()
+
+
+def test_a_norm_over_nothing_is_refused() -> None:
+    for norm, norm_over in (("rms", ""), ("", "head"), ("rms", "row")):
+        with pytest.raises(ValueError, match="choose rms or layer over head, heads, full, or neither"):
+            qkv_append(
+                target=TARGETS[0], heads=4, rotary_dim=0, norm=norm, norm_over=norm_over, **Model(4, 2, 64).params
+            )
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:

@@ -30,6 +30,7 @@ LAYERS = [
     ("float16", ("gated:silu",)),
     ("bfloat16", ("bias", "gated:silu")),
     ("bfloat16", ("bias", "gelu", "scale:0.22", "residual")),
+    ("float32", ("gated:silu", "residual")),
 ]
 
 

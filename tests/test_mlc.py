@@ -215,10 +215,11 @@ def test_damage_is_found(tmp_path: Path) -> None:
         shard.write_bytes(data)
         cache.write_text(json.dumps({**good, "records": [good["records"][0] | change]}))
         assert says in problems()
-    wrong = json.loads(json.dumps(good))
-    wrong["records"][0]["records"][0]["byteOffset"] = 1 << 40
-    cache.write_text(json.dumps(wrong))
-    assert "does not take" in problems()
+    for key, value, says in (("byteOffset", 1 << 40, "does not take"), ("format", "int4", "unknown format 'int4'")):
+        wrong = json.loads(json.dumps(good))
+        wrong["records"][0]["records"][0][key] = value
+        cache.write_text(json.dumps(wrong))
+        assert says in problems()
     cache.unlink()
     assert "neither tensor-cache.json nor ndarray-cache.json" in problems()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,20 @@ def test_a_library_that_is_none(tinydoc: Path, tmp_path: Path) -> None:
     (path / "lib.so").write_bytes(b"not a library")  # after the check: the last line of defence
     with pytest.raises(ArtifactError, match="cannot be loaded as a compiled library"):
         ModelRunner(artifact, kv_bytes=1 << 22, threads=2)
+
+
+def test_a_library_in_the_place_of_another(tinydoc: Path, tmp_path: Path) -> None:
+    """A name that dlopen knows is not looked up again: what was compiled to the same path since then has to be."""
+    path = copy_artifact(tinydoc, tmp_path)
+    artifact = open_artifact(path)
+    first = ModelRunner(artifact, kv_bytes=1 << 22, threads=2)
+    (path / "lib.so").unlink()
+    (path / "lib.so").write_bytes(b"not a library")
+    with pytest.raises(ArtifactError, match="cannot be loaded as a compiled library"):
+        ModelRunner(artifact, kv_bytes=1 << 22, threads=2)
+    (path / "lib.so").unlink()
+    shutil.copy(tinydoc / "lib.so", path / "lib.so")
+    second = ModelRunner(artifact, kv_bytes=1 << 22, threads=2)
+    tokens = np.arange(3, 20, dtype=np.int32)
+    results = [Sequences(runner, [tokens]).finish(chunk=32)[0] for runner in (first, second)]
+    same(*results)

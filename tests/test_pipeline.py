@@ -65,7 +65,7 @@ def summary(lowered: Lowered) -> str:
     lines += ["weights:", *(f"  {name} {w.dtype} {list(w.shape)}" for name, w in lowered.weights.items())]
     lines.append("passes:")
     for record in lowered.log.records:
-        if record.phase in ("assign_schemes", "merge_linears", "fuse_epilogue", "fuse_rope_append", "fuse_norm"):
+        if record.phase in ("assign_schemes", "merge_linears", "fuse_epilogue", "fuse_qkv_append", "fuse_norm"):
             lines.append(f"  {record.phase} {record.function} {record.site}: {record.reason or 'matched'}")
     return "\n".join(lines) + "\n"
 

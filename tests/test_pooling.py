@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heddle.embed import Poolings
-from heddle.models.pooling import Pooling, pooling_files, read_pooling
+from heddle.models.pooling import Pooling, pooling_files, prompt_notes, read_pooling
 from heddle.models.problems import ModelError
 from heddle.runtime.errors import RequestError
 from heddle.runtime.manifest import DenseInfo, PoolingInfo
@@ -139,14 +139,27 @@ def test_damaged_files(tmp_path: Path, name: str, text: str, expected: str) -> N
         read(folder)
 
 
-def test_nothing_outside_of_the_directory_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["../secret", ".."])
+def test_nothing_outside_of_the_directory_is_read(tmp_path: Path, path: str) -> None:
     folder = sentence_transformer(tmp_path / "model", "Pooling")
     (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "config.json").write_text('{"pooling_mode": "mean"}')
+    for place in (tmp_path, tmp_path / "secret"):
+        (place / "config.json").write_text('{"pooling_mode": "mean"}')
     modules = json.loads((folder / "modules.json").read_text())
-    modules[1]["path"] = "../secret"
+    modules[1]["path"] = path
     (folder / "modules.json").write_text(json.dumps(modules))
-    assert "../secret/config.json is missing" in problems(folder)
+    assert f"{path}/config.json is missing" in problems(folder)
+
+
+def test_a_default_prompt_is_the_callers_business(tmp_path: Path) -> None:
+    folder = sentence_transformer(tmp_path, "Pooling")
+    config = folder / "config_sentence_transformers.json"
+    config.write_text(json.dumps({"prompts": {"query": "query: "}, "default_prompt_name": None}))
+    assert prompt_notes(pooling_files(folder)) == []
+    config.write_text(json.dumps({"prompts": {"query": "query: "}, "default_prompt_name": "query"}))
+    (problem,) = prompt_notes(pooling_files(folder))
+    assert problem.severity == "warning"
+    assert "the default prompt 'query'" in problem.what
 
 
 def test_lower_case_is_the_tokenizers_business(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_groups_that_do_not_divide_are_listed_at_once(refused: Callable[..., str
     assert "groups of 128 do not divide 64 columns; choose g32 or g64 or pc" in message
     assert "w4a16-g32 does not fit layers.0.mlp.down, layers.1.mlp.down" in message
     assert "100 columns are no multiple of 32" in message
+    assert "give these another scheme, as in --quant 'layers.*.mlp.down=w8a8'" in message
     assert "attn.o" not in message
 
 

@@ -282,6 +282,11 @@ def test_holes_in_a_vocabulary(tmp_path: Path) -> None:
             "'#' has id 5 in the vocabulary, 9 in",
         ),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"9": "#"}}}, "must be an object with a content"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"9" * 12: token("<x>")}}}, "'<x>' has id 999999999999\n"),
+        (
+            {"tokenizer.json": tinydoc() | {"added_tokens": [{"id": 10**12, **token("<x>")}]}},
+            "'<x>' has id 1000000000000\n",
+        ),
         ({"tokenizer_config.json": "{"}, "tokenizer_config.json is not JSON"),
         ({"added_tokens.json": "[]"}, "added_tokens.json must hold a JSON object"),
         (

@@ -215,6 +215,14 @@ def test_views_beyond_their_values_are_refused(tmp_path: Path, arguments: tuple[
         read_torch(bad)
 
 
+def test_many_small_objects_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte of a pickle can make an object of 64."""
+    monkeypatch.setattr(f"{unpickle.__module__}.MAX_STEPS", 1000)
+    assert unpickle(io.BytesIO(b"\x80\x02(" + b"}" * 900 + b"l.")) == [{}] * 900
+    with pytest.raises(UnpickleError, match="more than 1000 opcodes"):
+        unpickle(io.BytesIO(b"\x80\x02(" + b"}" * 1000 + b"l."))
+
+
 def test_files_of_other_kinds(tmp_path: Path) -> None:
     data = {"data.pkl": tensor_pickle(0, (2, 2), (2, 1)), "data/0": b"\1" * 16}
     cases = {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from heddle.cli import main
 from heddle.runtime.engine import Engine
+from heddle.runtime.errors import DeadlineError
 from heddle.runtime.null_runner import NullRunner
 from heddle.runtime.replay import Replayed, TraceError, replay
 from heddle.runtime.sampling import SamplingParams
@@ -77,6 +78,23 @@ def test_every_run_is_replayed_step_for_step(
     path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
     steps = run(path, seed, policy, preemption)
     assert replay(path) == Replayed(steps)
+
+
+def test_a_request_whose_time_was_used_up_before_it_came(tmp_path: Path) -> None:
+    """As the thread of an AsyncLLM adds one that has waited for longer than its timeout."""
+    path = tmp_path / "trace.jsonl"
+    engine = Engine(NullRunner(), byte_level(), trace=path)
+    for request in (
+        engine.prepare([1, 2], timeout=1.0),
+        engine.prepare_pooling([1, 2], lambda position, states: None, timeout=1.0),
+    ):
+        request.timeout = 0.0
+        engine.add(request)
+    (text, states) = engine.step()
+    assert text.finish_reason == "timeout"
+    assert isinstance(states.error, DeadlineError)
+    engine.close()
+    assert replay(path) == Replayed(1)
 
 
 def test_a_trace_that_was_changed_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from ...runtime.errors import HeddleError
 from ...runtime.features import physical_cores
 from ...schedules.catalog import scheme_obstacle
 from ...schedules.cpu.quant_spec import QuantSpec
-from ...schedules.layouts.scheme import Scheme, WeightFormat
+from ...schedules.layouts.scheme import BLOCK, Scheme, WeightFormat
 from ...schedules.target import TargetProfile
 from .keep import own_scheme
 from .site_map import KEEP, OWN_CODES, Keep, expand, parse_sites
@@ -101,17 +101,27 @@ def scheme_problems(
     """
     found: dict[tuple[str, str, str], list[str]] = {}
     for site, scheme in schemes.items():
-        reason = scheme_obstacle(scheme, profile)
+        reason, fix = scheme_obstacle(scheme, profile), ""
         if not reason:
+            rows, columns = specs[sites[site]].shape
             try:
-                rows, columns = specs[sites[site]].shape
                 QuantSpec(columns, rows, scheme.weight, scheme.activation)
             except ValueError as refused:
-                reason = str(refused)
+                reason, fix = str(refused), "w8a8" if columns % BLOCK[8] == 0 and scheme.weight.bits < 8 else "none"
         if reason:
-            fix = "dequantize these weights (--quant none), or quantize them anew" if site in kept else ""
+            if site in kept:
+                fix = "dequantize these weights (--quant none), or quantize them anew"
             found.setdefault((scheme.name, reason, fix), []).append(site)
-    return [error(f"{name} does not fit {_some(where)}", *why) for (name, *why), where in found.items()]
+    return [
+        error(f"{name} does not fit {_some(where)}", reason, _otherwise(where, fix) if fix in ("w8a8", "none") else fix)
+        for (name, reason, fix), where in found.items()
+    ]
+
+
+def _otherwise(sites: Sequence[str], scheme: str) -> str:
+    """How to give sites another scheme, said for the first of them."""
+    pattern = ".".join("*" if part.isdigit() else part for part in sites[0].split("."))
+    return f"give these another scheme, as in --quant '{pattern}={scheme}'"
 
 
 def finite_problems(params: Sequence[str], parameters: Parameters) -> list[Problem]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @click.pass_context
 def command(ctx: click.Context, model: Path, quant: Any, model_file: Path | None, as_json: bool) -> None:
-    """List all problems of MODEL, a Hugging Face model directory, at once. Exits with 1 if any is an error."""
+    """List all problems of MODEL, in any format that can be read, at once. Exits with 1 if any is an error."""
     from ..models.check import check_model
 
     problems = [*_load(model_file), *check_model(model)]
@@ -42,7 +42,7 @@ def command(ctx: click.Context, model: Path, quant: Any, model_file: Path | None
             for label, text in (("why", problem.why), ("fix", problem.fix)):
                 if text:
                     click.echo(f"  {label}: {text}")
-        click.echo(f"{errors} errors" if errors else "ready to compile")
+        click.echo(f"{errors} error{'s' * (errors > 1)}" if errors else "ready to compile")
     ctx.exit(1 if errors else 0)
 
 

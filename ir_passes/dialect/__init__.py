@@ -10,10 +10,10 @@ from .attention import (
     key_append_op,
     kv_append,
     kv_append_op,
+    qkv_append_op,
     query_scale,
     query_scale_op,
     rope,
-    rope_append_op,
     rope_op,
     rope_table,
     rope_table_op,
@@ -35,7 +35,7 @@ from .elementwise import (
     softcap_op,
 )
 from .linear import linear, linear_op, pack_rows, packed_linear
-from .norms import NO_NORM, layer_norm, layer_norm_op, rms_norm, rms_norm_op
+from .norms import NO_NORM, layer_norm, layer_norm_op, norm_kind, rms_norm, rms_norm_op
 from .quantized import quant_linear, quant_pack
 from .quantized_weights import quant_embedding_op, quantize_weight
 from .registry import OPS, DialectOp, SymbolicCost, attr, shape_of
@@ -69,6 +69,7 @@ __all__ = [
     "layer_norm_op",
     "linear",
     "linear_op",
+    "norm_kind",
     "pack_rows",
     "pack_weight",
     "packed_linear",
@@ -77,12 +78,12 @@ __all__ = [
     "quant_linear",
     "quant_pack",
     "quantize_weight",
+    "qkv_append_op",
     "query_scale",
     "query_scale_op",
     "rms_norm",
     "rms_norm_op",
     "rope",
-    "rope_append_op",
     "rope_op",
     "rope_table",
     "rope_table_op",

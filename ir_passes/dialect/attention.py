@@ -205,44 +205,44 @@ def key_append(
     return key_append_op.emit(k, plan, cache, layer=layer, kv_heads=kv_heads, head_dim=head_dim, **sizes)
 
 
-# -------------------------------------------------------------------------------------------------------- rope_append
-def _infer_rope_append(call: relax.Call) -> relax.TupleType:
+# --------------------------------------------------------------------------------------------------------- qkv_append
+NORM_ATTRS = ("norm", "norm_eps", "norm_over")
+
+
+def _infer_qkv_append(call: relax.Call) -> relax.TupleType:
     queries = tensor([shape_of(call.args[0])[0], attr(call, "heads") * attr(call, "head_dim")])
-    return relax.TupleType([call.args[3].ty, queries])
+    return relax.TupleType([call.args[2].ty, queries])
 
 
-def _legalize_rope_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
-    params = _cache_params(call, 3) | {
-        "heads": attr(call, "heads"),
-        "rotary_dim": shape_of(call.args[1])[1],
-        "interleaved": bool(attr(call, "interleaved")),
-        "norm_eps": attr(call, "norm_eps") if len(call.args) == 6 else None,
-    }
-    func = make_kernel("rope_append", **params)
-    args = [*call.args[:4], _layer(call), *call.args[4:]]
-    return call_kernel_inplace(builder, func, "rope_append", args, [3, -1], call.ty.fields)
+def _legalize_qkv_append(builder: relax.BlockBuilder, call: relax.Call) -> Expr:
+    qkv, plan, cache, *operands = call.args
+    params = _cache_params(call, 2) | {name: attr(call, name) for name in ("heads", *NORM_ATTRS)}
+    params["interleaved"] = bool(attr(call, "interleaved"))
+    params["rotary_dim"] = shape_of(operands[0])[1] if len(operands) % 2 else 0
+    func = make_kernel("qkv_append", **params)
+    args = [qkv, plan, cache, _layer(call), *operands]
+    return call_kernel_inplace(builder, func, "qkv_append", args, [2, -1], call.ty.fields)
 
 
-def _rope_append_reference(*arrays: np.ndarray, layer: int, norm_eps: float, **attrs: Any) -> tuple[np.ndarray, ...]:
-    params = _reference_params(arrays[3], attrs) | {"norm_eps": norm_eps if len(arrays) == 6 else None}
-    return KERNELS["rope_append"].reference(
-        *arrays[:4], np.int64(layer), *arrays[4:], rotary_dim=arrays[1].shape[1], **params
-    )
+def _reference_qkv_append(
+    qkv: np.ndarray, plan: np.ndarray, cache: np.ndarray, *operands: np.ndarray, layer: int, **attrs: Any
+) -> tuple[np.ndarray, ...]:
+    params = _reference_params(cache, attrs) | {"rotary_dim": operands[0].shape[1] if len(operands) % 2 else 0}
+    return KERNELS["qkv_append"].reference(qkv, plan, cache, np.int64(layer), *operands, **params)
 
 
-rope_append_op = dialect_op(
-    "rope_append",
-    "rotate q and k of a merged projection [n, q | k | v], write k and v to the cache: (new cache, rotated q); with two more "
-    "arguments, weights of q and of k [head_dim], each head of q and k is RMS-normalised before",
-    infer=_infer_rope_append,
-    legalize=_legalize_rope_append,
-    reference=_rope_append_reference,
+qkv_append_op = dialect_op(
+    "qkv_append",
+    "take a merged projection [n, q | k | v] apart: k and v to the plan's slots of one layer, q on its own; (new cache, q). Behind "
+    "the cache come the rotary table, where q and k are rotated, and weights of q and of k, where they are normalised before",
+    infer=_infer_qkv_append,
+    legalize=_legalize_qkv_append,
+    reference=_reference_qkv_append,
     samples=kernel_samples(
-        "rope_append",
-        lambda p: {k: p[k] for k in (*CACHE_ATTRS, "heads", "interleaved")} | {"norm_eps": p["norm_eps"] or 0.0},
+        "qkv_append", lambda p: {k: p[k] for k in (*CACHE_ATTRS, "heads", "interleaved", *NORM_ATTRS)}
     ),
-    tolerance=Tolerance(1e-6, "two products and a sum"),
-    flops=lambda call: 3 * _elements(call),
+    tolerance=KERNELS["qkv_append"].tolerance,
+    flops=lambda call: (3 * (len(call.args) % 2 == 0) + 4 * bool(attr(call, "norm"))) * _elements(call),
     dtypes=WEIGHT_DTYPES,
 )
 

@@ -95,6 +95,11 @@ def _check(groups: int, x: nn.Tensor, *operands: nn.Tensor) -> None:
         )
 
 
+def norm_kind(expr: Expr) -> str:
+    """rms or layer for a call of that norm, "" for anything else."""
+    return "rms" if rms_norm_op.matches(expr) else "layer" if layer_norm_op.matches(expr) else ""
+
+
 NO_NORM = {"norm": "", "norm_eps": 0.0}
 """Attributes of a packing op that does not normalise; else `norm` is rms or layer, and the norm's operands follow x."""
 

@@ -79,8 +79,7 @@ def bert_config(raw: Mapping[str, Any], *, architecture: str, padded: bool) -> E
     )
     reader.choice("position_embedding_type", ("absolute",), "absolute")
     reader.choice("directionality", ("bidi",), "bidi")
-    for key in ("attention_probs_dropout_prob", "hidden_dropout_prob", "output_past"):
-        reader.seen.add(key)  # training
+    reader.seen.add("output_past")  # of the cache
     reader.seen.update(key for key in raw if key.startswith("pooler_"))  # of the pooler of TensorFlow's BERT
     first = reader.integer("pad_token_id", 1, minimum=0) + 1 if padded else 0
     rows = fields["context_length"] - first

@@ -44,9 +44,9 @@ def cohere2_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader.fixed("order_of_interleaved_layers", "local_attn_first")
     for key in ("use_embedding_sharing", "use_gated_activation", "use_parallel_block"):
         reader.fixed(key, True)
-    for key in ("use_parallel_embedding", "use_qk_norm"):
-        reader.fixed(key, False)
-    reader.seen.add("layer_switch")  # repeats sliding_window_pattern
+    reader.fixed("use_qk_norm", False)
+    # The first repeats sliding_window_pattern, the second says on how many devices the table was.
+    reader.seen.update(("layer_switch", "use_parallel_embedding"))
     return finish(reader, fields)
 
 

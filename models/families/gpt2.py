@@ -78,9 +78,8 @@ def gpt2_config(raw: Mapping[str, Any]) -> DecoderConfig:
         activation_key="activation_function",
         rope=False,
     )
-    for key, needed in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if reader.boolean(key, needed) != needed:
-            reader.bad(key, f'config key "{key}" is {str(not needed).lower()}', "no published GPT-2 needs that")
+    reader.fixed("scale_attn_weights", True)
+    reader.fixed("scale_attn_by_inverse_layer_idx", False)
     reader.seen.update(("reorder_and_upcast_attn", "n_ctx", *_SUMMARY))  # how to compute the same, or of other heads
     fields |= {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "gated": False}
     fields |= {"norm": "layer", "norm_bias": True, "position_rows": fields["context_length"]}

@@ -75,7 +75,8 @@ def modernbert_config(raw: Mapping[str, Any]) -> EncoderConfig:
     types = types or [LAYER_TYPES[bool(i % every)] for i in range(layers)]
     bases = {"full_attention": ("global_rope_theta", 160000.0), "sliding_attention": ("local_rope_theta", 10000.0)}
     sizes = {"head_dim": fields["head_dim"], "context": fields["context_length"]}
-    fields |= {"windows": windows_of(types, window), "ropes": read_layer_ropes(reader, types, bases=bases, **sizes)}
+    ropes = read_layer_ropes(reader, types, bases=bases, scaled=tuple(bases), **sizes)
+    fields |= {"windows": windows_of(types, window), "ropes": ropes}
     bias = reader.boolean("attention_bias", False)
     fields |= {"qkv_bias": bias, "output_bias": bias, "mlp_bias": reader.boolean("mlp_bias", False)}
     fields |= {"norm": "layer", "norm_bias": reader.boolean("norm_bias", False), "post_norm": False}

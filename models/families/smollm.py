@@ -17,11 +17,12 @@ def smollm3_config(raw: Mapping[str, Any]) -> DecoderConfig:
     Where windows are used and `layer_types` is absent, the layers without positions have them.
     """
     reader = ConfigReader(raw)
-    fields = read_common(reader, "SmolLM3ForCausalLM", context=32768, kv_heads=4, tied=True)
+    fields = read_common(reader, "SmolLM3ForCausalLM", context=32768, kv_heads=4, tied=True, theta=2e6)
     layers, (rope, *_) = fields["num_layers"], fields["ropes"]
     rotated = _rotated(reader, layers)
     window = read_window(reader, None) if reader.boolean("use_sliding_window", False) else 0
-    reader.seen.add("sliding_window")  # without use_sliding_window it has no effect, whatever its value
+    # Without use_sliding_window the first has no effect; the second, Qwen's, has none in this family.
+    reader.seen.update(("sliding_window", "max_window_layers"))
     types = read_layer_types(reader, layers, window)
     fields["windows"] = windows_of(types, window) if types else tuple(0 if r else window for r in rotated)
     fields["ropes"] = tuple(rope if r else None for r in rotated)

@@ -2,7 +2,7 @@
 
 `version` "gemm" packs 8 output channels into a word, even ones first: `qweight` int32 [K, N / 8], `qzeros` int32 [G, N / 8],
 `scales` float16 [G, N]. "gemv" packs 8 columns in their order: `qweight` [N, K / 8], `qzeros` [N, Z], `scales` [N, 8 Z], where
-Z is G / 8 rounded up.
+8 Z is G, padded.
 """
 
 from __future__ import annotations

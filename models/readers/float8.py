@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from ..problems import Problem, error
-from ..quant_tensor import QuantInfo
+from ..quant_tensor import NUMPY_DTYPES, QuantInfo
 from ..weights import FLOAT_DTYPES, TensorInfo, TensorSource
-from .quantized import NUMPY_DTYPES, StoredMatrix, nearest_format
+from .quantized import StoredMatrix, nearest_format
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 _SCALES = ("weight_scale_inv", "weight_scale")
@@ -69,7 +69,7 @@ def float8_matrix(
     )
     decoded = dtype or factor.dtype
     if decoded not in FLOAT_DTYPES:
-        return error(f'"{site}.{scale}" is {factor.dtype}', f"supported: {', '.join(FLOAT_DTYPES)}")
+        return error(f'"{site}.weight" would be decoded to {decoded:.40}', f"supported: {', '.join(FLOAT_DTYPES)}")
     suggests = nearest_format(columns, 0 if sizes[1] == columns else sizes[1])
     info = TensorInfo(decoded, (rows, columns), QuantInfo(f"FP8 {weight.dtype[7:11].upper()} {kind}", "", suggests))
 

@@ -74,10 +74,12 @@ def _matrix(base: TensorSource, site: str, config: Mapping[str, Any], *, add: bo
     ordered = size > 0 and (index is None or np.array_equal(index, np.arange(columns) // size))
     label = f"GPTQ {bits}-bit" + (f" g{size}" if 0 < size < columns else "")
     shape = rows, columns
-    points = unpack_stream(base.read(names["qzeros"]), bits, rows).T
+    zero_points = unpack_stream(base.read(names["qzeros"]), bits, rows).T
     if add:
-        points = (points + np.uint8(1)) & np.uint8((1 << bits) - 1)
-    symmetric = bool(np.all(points == 1 << (bits - 1)))
+        zero_points = (zero_points + np.uint8(1)) & np.uint8((1 << bits) - 1)
+    half = 1 << (bits - 1)
+    symmetric = bool(np.all(zero_points == half))
+    points = half if symmetric else zero_points  # what is kept until the matrix is read
     if ordered:
         info = integer_info(label, scales.dtype, shape, bits, size, symmetric=symmetric)
     else:
@@ -90,7 +92,7 @@ def _matrix(base: TensorSource, site: str, config: Mapping[str, Any], *, add: bo
         if not ordered:
             assert index is not None
             return dequantize_columns(codes, values, points, index, info.dtype)
-        return integer_tensor(codes, values, 1 << (bits - 1) if symmetric else points, info.dtype)
+        return integer_tensor(codes, values, points, info.dtype)
 
     return StoredMatrix(info, tuple(names[part] for part in found), decode)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import read_object
 from ..problems import ModelError, Problem, error, raise_errors
 from ..weights import TensorSource
 from .awq import awq
@@ -48,7 +49,7 @@ def quantization_config(raw: Mapping[str, Any], directory: Path) -> Mapping[str,
         old = next((name for name in _OLD_FILES if (directory / name).is_file()), None)
         if old is None:
             return None
-        config, method = _read(directory / old), _OLD_FILES[old]
+        config, method = read_object(directory / old, directory), _OLD_FILES[old]
     if not isinstance(config, Mapping):
         what = f"quantization_config is {config!r:.60}"
         raise ModelError(str(directory), [error(what, "it must be an object", "check config.json")])
@@ -58,13 +59,6 @@ def quantization_config(raw: Mapping[str, Any], directory: Path) -> Mapping[str,
 def _guess(config: Mapping[str, Any]) -> str | None:
     """The method of a config from before `quant_method`."""
     return "bitsandbytes" if "load_in_8bit" in config or "load_in_4bit" in config else None
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as exception:
-        raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
 
 
 def open_quantized(

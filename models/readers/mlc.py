@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...runtime.safetensors import Entry, storage_dtype
-from ..config import RawConfig
+from ..checkpoint import Checkpoint
+from ..config import RawConfig, read_object
 from ..problems import ModelError, Problem, error, raise_errors
 from ..weights import TensorInfo, TensorSource
 from .mlc_names import FAMILIES, Family, hf_config, hf_parts
@@ -56,7 +57,7 @@ def is_mlc(path: Path) -> bool:
 
 def read_config(directory: Path) -> RawConfig:
     """mlc-chat-config.json in the form of Hugging Face's config.json. ModelError lists what is not known."""
-    raw = _json(directory / CONFIG)
+    raw = read_object(directory / CONFIG, directory)
     model = raw.get("model_config")
     problems = []
     if str(raw.get("model_type")) not in FAMILIES:
@@ -73,8 +74,6 @@ def read_config(directory: Path) -> RawConfig:
 
 def open_mlc(directory: Path) -> TensorSource:
     """The tensors under Hugging Face's names, fused ones cut. Headers only are read; ModelError lists all problems."""
-    from ..checkpoint import Checkpoint  # it imports readers itself
-
     config = read_config(directory)
     family = FAMILIES[config["model_type"]]
     shards = _shards(directory)
@@ -156,7 +155,7 @@ def _shards(directory: Path) -> list[_Shard]:
     if cache is None:
         why = f"the directory has neither {' nor '.join(CACHES)}"
         raise ModelError(str(directory), [error("no weights", why, "download them")])
-    records = _json(cache).get("records")
+    records = read_object(cache, directory).get("records")
     shards, problems, seen = [], [], set[str]()
     for record in records if isinstance(records, list) else ():
         try:
@@ -189,6 +188,8 @@ def _shard(directory: Path, record: Mapping[str, Any]) -> _Shard:
 
 def _entry(item: Mapping[str, Any], size: int) -> Entry:
     dtype, shape, start, length = item["dtype"], item["shape"], item["byteOffset"], item["nbytes"]
+    if item["format"] not in ("raw", "f32-to-bf16"):
+        raise ValueError(f"{item['name']!r:.80} is in the unknown format {item['format']!r:.40}")
     if item["format"] == "f32-to-bf16" and dtype == "float32":
         dtype = "bfloat16"
     if any(type(number) is not int or number < 0 for number in (*shape, start, length)):
@@ -199,13 +200,3 @@ def _entry(item: Mapping[str, Any], size: int) -> Entry:
     if count * storage_dtype(dtype).itemsize != length or start + length > size:
         raise ValueError(f"{item['name']!r:.80} of {dtype}{shape} does not take {length} bytes at {start}")
     return Entry(dtype, tuple(shape), start, length)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as exception:
-        raise ModelError(str(file), [error("not valid JSON", str(exception), "download the file again")]) from exception
-    if not isinstance(value, dict):
-        raise ModelError(str(file), [error("not a JSON object", "", "download the file again")])
-    return value

@@ -6,14 +6,11 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-import ml_dtypes
 import numpy as np
 
 from ...schedules.layouts.scheme import BLOCK, GROUPS, WeightFormat
-from ..quant_tensor import QuantInfo, QuantTensor
+from ..quant_tensor import NUMPY_DTYPES, QuantInfo, QuantTensor
 from ..weights import TensorInfo, TensorSource
-
-NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,9 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-MAX_BYTES = 32 << 20
-"""Of one pickle: about 100 for each tensor of a state dictionary, so that this holds 300,000."""
+MAX_BYTES, MAX_STEPS = 32 << 20, 4 << 20
+"""Of one pickle. A tensor of a state dictionary takes about 100 bytes and 35 opcodes, so that this holds 100,000; what so many
+opcodes can build takes less than 1 GB."""
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -81,7 +82,9 @@ def unpickle(stream: BinaryIO) -> Any:
     data = io.BytesIO(stream.read(min(left, MAX_BYTES)))  # reading makes room for all that is asked for
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count >= MAX_STEPS:
+                raise UnpickleError(f"it has more than {MAX_STEPS} opcodes, which no state dictionary needs")
             machine.step(opcode.name, argument)
         stream.seek(start + data.tell())
         return machine.result()

@@ -15,6 +15,7 @@ from .rules import Rules, added_token, broken
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_MAX_IDS = 1 << 21  # far more than any vocabulary has, few enough to fill the gaps between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,8 @@ def _settle(rules: Rules) -> None:
     own = {piece: i for i, (piece, _) in enumerate(vocab)} if listed else vocab
     ids = {i: text for text, i in own.items()}
     for part in rules.added:
+        if not 0 <= part["id"] < _MAX_IDS:
+            raise broken(f"the added token {part['content']!r} has id {part['id']}", f"ids go from 0 to {_MAX_IDS - 1}")
         there = own.get(part["content"], part["id"]), ids.setdefault(part["id"], part["content"])
         if there != (part["id"], part["content"]):
             why = (

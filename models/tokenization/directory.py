@@ -19,6 +19,9 @@ from .wordpiece import SPECIALS, wordpiece_rules
 
 _CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "config.json")
 _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
+TOKENIZER_FILES = (*_MODELS, "vocab.json", "merges.txt", "vocab.txt")
+"""Files that a tokenizer.json is made of where there is none, besides `*.tiktoken`."""
+
 _QWEN = ("Qwen2Tokenizer", "Qwen3Tokenizer")
 _ROBERTA = ("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer")
 _FRAMED = ("<s>", "</s>")
@@ -78,7 +81,7 @@ def _completed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     rules = Rules(**(known | {"added": list(described.get("added_tokens") or [])}))
     if not add_tokens(rules, files):
         return {}
-    return {"tokenizer.json": json.dumps(json.loads(rules.to_json()) | {"version": "1.0"}).encode()}
+    return {"tokenizer.json": rules.to_json()}
 
 
 def _made(directory: Path, files: Mapping[str, bytes], config: dict[str, Any], kind: str) -> _Made | None:

@@ -12,6 +12,7 @@ What SentencePiece does, and what does it here:
 from __future__ import annotations
 
 import base64
+import collections
 import re
 from typing import Any
 
@@ -27,11 +28,10 @@ def sentencepiece_rules(model: Pieces, *, first_only: bool = False) -> Rules:
     `first_only`: the space in front is put before a text only, not after the special tokens in it too, and not where there is
     one (`legacy: false` in tokenizer_config.json).
     """
-    texts = [piece.text for piece in model.pieces]
-    if len(set(texts)) != len(texts):
-        twice = sorted({text for text in texts if texts.count(text) > 1})
+    counts = collections.Counter(piece.text for piece in model.pieces)
+    if twice := sorted(text for text, count in counts.items() if count > 1):
         raise broken(f"tokens are there twice: {', '.join(map(repr, twice[:10]))}")
-    if model.byte_fallback and any(f"<0x{byte:02X}>" not in set(texts) for byte in range(256)):
+    if model.byte_fallback and any(f"<0x{byte:02X}>" not in counts for byte in range(256)):
         raise broken("tokens of single bytes are missing", "byte_fallback needs <0x00> to <0xFF>")
     build = _bpe if model.algorithm == "bpe" else _unigram
     specials = [

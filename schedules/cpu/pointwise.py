@@ -112,7 +112,7 @@ def gated(*, features: int, kind: str, target: TargetProfile) -> PrimFunc:
 )
 def scale(*, features: int, factor: float, target: TargetProfile) -> PrimFunc:
     """x float32 [n, features] -> x * factor, the factor rounded to float32."""
-    return rows_kernel(features, ("x",), lambda x: scaled(x, factor))
+    return rows_kernel(features, ("x",), lambda x: scaled(x, const(factor)))
 
 
 @kernel(

@@ -1,7 +1,7 @@
 """What all quantized linear kernels share: shapes, buffers, checks, and the expressions that decide the bits.
 
 Per group of k, ascending: `acc = fma(float(exact int32 sum), scale, acc)`, and with minima `acc = fma(float(sum of the row's
-codes), minimum, acc)`; then once acc * scale of the row, + bias, + residual or silu(gate) * up. `quant_reference` has all of
+codes), minimum, acc)`; then once acc * scale of the row, and the epilogue (`schedules.epilogue`). `quant_reference` has all of
 it in NumPy. A kernel for few rows and one for many use these same functions, so a row has the same bits in both.
 """
 

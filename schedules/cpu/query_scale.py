@@ -9,7 +9,7 @@ import numpy as np
 from ..compat import PrimFunc, T, finish
 from ..registry import Case, Cost, Tolerance, kernel
 from ..target import TargetProfile
-from ..vector import LANES, lanes
+from ..vector import LANES, fma1, lanes
 from .spans import full
 
 
@@ -43,7 +43,7 @@ def query_scale(*, features: int, beta: float, length: int, target: TargetProfil
         out = T.match_buffer(out_, (n, T.int64(features)), "float32", align=64)
         for row in T.parallel(n):
             steps: T.let[T.float32] = T.cast(positions[row] // length, "float32")
-            factor: T.let[T.float32] = T.float32(1) + T.float32(beta) * T.log(T.float32(1) + steps)
+            factor: T.let[T.float32] = fma1(T.float32(beta), T.log(T.float32(1) + steps), T.float32(1))
             for c in T.serial(T.int64(features // LANES)):
                 out[row, lanes(c * LANES)] = x[row, lanes(c * LANES)] * full(factor, LANES)
             for j in T.serial(T.int64(features % LANES)):

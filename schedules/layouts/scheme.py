@@ -73,10 +73,7 @@ class WeightFormat:
         """Groups in a row of `columns` columns. Raises ValueError where the columns do not divide."""
         block, size = BLOCK[self.bits], self.group_size(columns)
         if columns < 1 or columns % block:
-            raise ValueError(
-                f"{columns} columns are no multiple of {block}, which {self.bits}-bit weights come in; "
-                "keep this matrix unquantized (or, at 4 bits, try 8)"
-            )
+            raise ValueError(f"{columns} columns are no multiple of {block}, which {self.bits}-bit weights come in")
         if columns % size:
             fitting = [f"g{g}" for g in GROUPS if columns % g == 0]
             raise ValueError(

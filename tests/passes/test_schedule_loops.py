@@ -79,6 +79,13 @@ def test_must_not_fire_on_loops_without_blocks():
     assert len(kernels(after)) == len(kernels(mod))
 
 
+def test_must_not_fire_on_a_sum_to_one_number():
+    after, log = apply(ScheduleLoops(), fused(lambda emit, x, y: op.sum(x), MATRICES))
+    assert [record.reason for record in log.records] == ["it has no data-parallel loop, or others beside reductions"]
+    (kernel,) = kernels(after)
+    assert "T.parallel" not in kernel.script()
+
+
 @pytest.mark.parametrize("sizes", [(2, 3, 5), (1, 1, 1), (3, 0, 4)])
 def test_numeric(sizes):
     b, m, n = sizes

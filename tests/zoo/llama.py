@@ -30,19 +30,19 @@ def _internlm2(**options: Any) -> Any:
         heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         renamed = {}
         for layer in range(config.num_hidden_layers):
-            old, new = f"model.layers.{layer}.", f"model.layers.{layer}."
+            at = f"model.layers.{layer}."
             for kind in ("weight", "bias") if bias else ("weight",):
-                parts = [tensors[f"{old}self_attn.{n}_proj.{kind}"] for n in "qkv"]
+                parts = [tensors[f"{at}self_attn.{n}_proj.{kind}"] for n in "qkv"]
                 shapes = [
                     (groups, (heads if i == 0 else groups) // groups * size, *p.shape[1:]) for i, p in enumerate(parts)
                 ]
                 fused = torch.cat([p.reshape(s) for p, s in zip(parts, shapes, strict=True)], 1)
-                renamed[f"{new}attention.wqkv.{kind}"] = fused.reshape(-1, *parts[0].shape[1:]).contiguous()
-                renamed[f"{new}attention.wo.{kind}"] = tensors[f"{old}self_attn.o_proj.{kind}"]
+                renamed[f"{at}attention.wqkv.{kind}"] = fused.reshape(-1, *parts[0].shape[1:]).contiguous()
+                renamed[f"{at}attention.wo.{kind}"] = tensors[f"{at}self_attn.o_proj.{kind}"]
             for a, b in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
-                renamed[f"{new}feed_forward.{a}.weight"] = tensors[f"{old}mlp.{b}.weight"]
-            renamed[f"{new}attention_norm.weight"] = tensors[f"{old}input_layernorm.weight"]
-            renamed[f"{new}ffn_norm.weight"] = tensors[f"{old}post_attention_layernorm.weight"]
+                renamed[f"{at}feed_forward.{a}.weight"] = tensors[f"{at}mlp.{b}.weight"]
+            renamed[f"{at}attention_norm.weight"] = tensors[f"{at}input_layernorm.weight"]
+            renamed[f"{at}ffn_norm.weight"] = tensors[f"{at}post_attention_layernorm.weight"]
         renamed["model.tok_embeddings.weight"] = tensors["model.embed_tokens.weight"]
         renamed["model.norm.weight"] = tensors["model.norm.weight"]
         if "lm_head.weight" in tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from .case import Case
@@ -49,11 +50,9 @@ def read_results() -> dict[str, Result]:
 def write_result(case: Case, result: Result) -> None:
     """Remember what a test has found; the error is rounded up to one digit, which is what the table shows."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    results[case.name] = {
-        "error": float(f"{result.error * 1.5:.0e}"),
-        "compared": result.compared,
-        "equal": result.equal,
-    }
+    digit = 10.0 ** math.floor(math.log10(result.error))
+    error = float(f"{math.ceil(result.error / digit) * digit:.0e}")
+    results[case.name] = {"error": error, "compared": result.compared, "equal": result.equal}
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 
 

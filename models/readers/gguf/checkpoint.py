@@ -117,7 +117,7 @@ def _info(place: Place) -> TensorInfo:
 
 
 def _places(header: Header, stored: str, entry: Entry, family: Family, sizes: Sizes) -> Iterator[tuple[str, Place]]:
-    """The tensors of transformers that are made of one of a file; one that no name is known for keeps its own."""
+    """The tensors of transformers that are made of one of a file; one without a known name or of another size keeps its own."""
     base, _, suffix = stored.rpartition(".")
     layer = re.match(r"blk\.(\d+)\.", base)
     index = layer[1] if layer else ""
@@ -128,11 +128,12 @@ def _places(header: Header, stored: str, entry: Entry, family: Family, sizes: Si
         yield stored, Place(header, entry, shape)
     elif isinstance(names, tuple):
         widths = (sizes.heads * sizes.head_dim, *(sizes.kv_heads * sizes.head_dim,) * 2)
+        if shape[0] != sum(widths):
+            yield stored, Place(header, entry, shape)
+            return
         for i, name in enumerate(names):
             rows = slice(sum(widths[:i]), sum(widths[: i + 1]))
-            taken = len(range(*rows.indices(shape[0])))
-            if taken:
-                yield _named(name, index, suffix), Place(header, entry, (taken, *shape[1:]), rows)
+            yield _named(name, index, suffix), Place(header, entry, (widths[i], *shape[1:]), rows)
     elif "{j}" in names:
         for j in range(shape[0]):
             name = names.format(i=index, j=j)

@@ -23,6 +23,8 @@ from .types import TYPES
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 _MAX_ENTRIES = 1 << 16  # key-value pairs, tensors: more than any model has, little enough to hold
+MAX_HEADER = 1 << 28
+"""Bytes: many times what a vocabulary takes. What is decoded of them may take four times as many."""
 _MAX_DIMENSIONS = 4
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -101,6 +103,9 @@ class _Cursor:
         if count > left:
             why = f"at byte {start}, {what} takes {count} bytes and {left} are left of {len(self.file.data)}"
             raise self.file.refuse("the GGUF file is truncated or corrupt", why)
+        if start + count > MAX_HEADER:
+            why = f"{what} ends more than {MAX_HEADER} bytes into the file"
+            raise self.file.refuse("the GGUF file is corrupt", why)
         self.position += count
         return start
 
@@ -238,8 +243,8 @@ def _place(
                 raise file.refuse("the GGUF file is corrupt", why)
             size = math.prod(shape) // block.elements * block.bytes
         if offset % alignment or (expected is not None and offset != expected):
-            why = f"tensor {name!r:.80} is at {offset}, not at {expected}" if expected is not None else "no alignment"
-            raise file.refuse("the GGUF file is corrupt", why)
+            place = f"a multiple of {alignment}" if expected is None else f"at {expected}"
+            raise file.refuse("the GGUF file is corrupt", f"tensor {name!r:.80} is at {offset}, not {place}")
         expected = None if block is None else offset + size + -(offset + size) % alignment
         entries[name] = Entry(kind, shape, base + offset, size)
         if base + offset + size > len(file.data):

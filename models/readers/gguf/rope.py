@@ -43,7 +43,12 @@ def _scaling(facts: Facts, dim: int, theta: float, context: int) -> dict[str, An
         facts.bad(f"the rotary embedding has base {theta} and factor {factor}", "both must be positive")
         return {}
     if facts.has("rope_freqs.weight"):
+        if kind not in ("linear", "none") or factor != 1:
+            what = f"the rotary embedding is scaled twice, by rope_freqs.weight and as {kind:.40} by {factor}"
+            facts.bad(what, "no model is known that needs both")
         return _by_factors(_factors(facts, "rope_freqs.weight", dim), theta)
+    if kind != "yarn" and (any(factor not in (0, 1) for factor in attention) or any(beta.values())):
+        facts.bad(f'rope scaling "{kind:.40}" with attn_factor, yarn_attn_factor or yarn_beta', "these are of yarn")
     if kind == "yarn":
         given = {key: value for key, value in beta.items() if value} | {"factor": factor}
         if any(attention):

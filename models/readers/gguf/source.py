@@ -30,6 +30,7 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.directory = path if path.is_dir() else path.parent
 
     def config(self) -> RawConfig:
         """As `ModelSource` says."""
