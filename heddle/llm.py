@@ -32,7 +32,7 @@ Each = Any
 class LLM:
     """A model, ready to run. One thread at a time may use it; `AsyncLLM` serves many.
 
-    path: a Hugging Face model directory (compiled once; the build cache keeps the artifact) or an artifact directory.
+    path: a checkpoint of Hugging Face, GGUF or MLC (compiled once; the build cache keeps the artifact) or an artifact directory.
     quant: a quantization scheme ("w4a8"), or a map from sites to schemes ({"*": "w4a8", "lm_head": "w8a16"}); None keeps
         the weights as they are stored. docs/quantization.md has the schemes.
     threads: threads of compiled code; None takes TVM_NUM_THREADS, else the physical cores.

@@ -236,7 +236,7 @@ def _check_tensor(name: str, info: TensorInfo, spec: WeightSpec) -> list[Problem
         problems.append(error(f'misshapen weight "{name}"', why, "config.json and weights must be of one model"))
     if info.dtype not in FLOAT_DTYPES:
         why = f"supported: {', '.join(FLOAT_DTYPES)}"
-        problems.append(error(f'weight "{name}" is stored as {info.dtype}', why, "take a checkpoint in floating point"))
+        problems.append(error(f'weight "{name}" is stored as {info.dtype}', why, f"convert it to {FLOAT_DTYPES[-1]}"))
     return problems
 
 

@@ -94,7 +94,8 @@ class StoredModel:
 
     def __init__(self, path: Path, formats: Mapping[str, str]) -> None:
         self._source, self._formats = open_source(path), formats
-        self.path, self.config, self.files = self._source.path, self._source.config, self._source.files
+        self.path, self.directory = self._source.path, self._source.directory
+        self.config, self.files = self._source.config, self._source.files
 
     def checkpoint(self) -> StoredCodes:
         """The weights."""

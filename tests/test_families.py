@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 from heddle.compiler.driver import read_source
+from heddle.compiler.quant import model_sites
 from heddle.models import ARCHITECTURES, ModelError, architecture, match_weights
 from heddle.models.decoder_config import DecoderConfig
 from heddle.models.random_weights import RandomCheckpoint
@@ -48,6 +49,15 @@ def test_published_configs_are_read(name: str) -> None:
     assert config.checkpoint_dtype == raw["torch_dtype"]
     assert set(weights(raw))
     assert "did you mean" in refused(raw | {"hidden_sizes": 7})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sites_stand_in_the_order_of_a_layer(name: str) -> None:
+    """Also those that are cut out of fused projections: `heddle inspect` lists them so."""
+    order = ["embed", *(f"layers.0.{site}" for site in ("attn.q", "attn.k", "attn.v", "attn.o"))]
+    order += [*(f"layers.0.mlp.{site}" for site in ("gate", "up", "down")), "lm_head"]
+    sites = [site for site in model_sites(weights(ALL[name])) if site in order]
+    assert sites == [site for site in order if site in sites]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from heddle.models import ModelError, check_model, open_source
-from heddle.models.quant_tensor import QuantTensor
+from heddle.models.quant_tensor import QuantInfo, QuantTensor
 from heddle.models.weights import TensorSource
 from tests.checkpoint_tools import CONFIG, quantize_gptq, words
 from tests.model_tools import save_random
@@ -143,6 +143,27 @@ def test_gptq_symmetric_rows(tmp_path: Path, bits: int, holds: str) -> None:
     assert_same_bits(checkpoint, decoded(codes, zeros, scales, np.zeros(K, int)))
     assert checkpoint.tensors["l.weight"].quant.holds == holds
     assert checkpoint.read_quantized("l.weight").zeros == 1 << (bits - 1)
+
+
+@pytest.mark.parametrize("order", ["none", "given", "act"])
+def test_gptq_with_a_shorter_last_group(tmp_path: Path, order: str) -> None:
+    """As where the columns of down_proj are no multiple of 128."""
+    group = 3 * K // 4
+    codes, zeros, scales = random_codes(4, 4, K // 2)  # two groups
+    index = np.arange(K) // group
+    if order == "act":
+        index = np.random.default_rng(1).permutation(index)
+    tensors = {
+        "l.qweight": words(codes, 4, 0),
+        "l.qzeros": words((zeros - 1) % 16, 4, 1),
+        "l.scales": torch.from_numpy(scales),
+    }
+    if order != "none":
+        tensors["l.g_idx"] = torch.from_numpy(index.astype(np.int32))
+    checkpoint = opened(tmp_path, {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": False}, tensors)
+    assert_same_bits(checkpoint, decoded(codes, zeros, scales, index))
+    quant = checkpoint.tensors["l.weight"].quant
+    assert quant == QuantInfo(f"GPTQ 4-bit g{group}" + (" act-order" if order == "act" else ""), "", "w8-g32")
 
 
 # -------------------------------------------------------------------------------------------------- compressed-tensors

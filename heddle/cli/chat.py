@@ -51,7 +51,7 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Talk with MODEL_OR_URL: an artifact, a Hugging Face model directory, or the http:// address of a server.
+    """Talk with MODEL_OR_URL: an artifact, a checkpoint (Hugging Face, GGUF, MLC), or the http:// address of a server.
 
     In a terminal, /help lists the commands. Without one, every line of the input is a message.
     """

@@ -45,7 +45,7 @@ def command(
     model_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Compile SOURCE, a Hugging Face model directory (or a config.json with --random-weights)."""
+    """Compile SOURCE, a Hugging Face or MLC directory or a GGUF file (or a config.json with --random-weights)."""
     from ..compiler.driver import compile_model
     from ..runtime.artifact import open_artifact
 

@@ -85,7 +85,7 @@ def perplexity_command(
     per_token: IO[str] | None,
     as_json: bool,
 ) -> None:
-    """Perplexity of MODEL, an artifact or a Hugging Face model directory, on a text, in overlapping windows."""
+    """Perplexity of MODEL, an artifact or a checkpoint (Hugging Face, GGUF, MLC), on a text, in overlapping windows."""
     from ..evaluate import load, perplexity
     from ..windows import read_text
 
@@ -131,7 +131,7 @@ def compare_command(
     per_token: IO[str] | None,
     as_json: bool,
 ) -> None:
-    """How far B is from A, the reference, on a text. Each is an artifact or a Hugging Face model directory.
+    """How far B is from A, the reference, on a text. Each is an artifact or a checkpoint (Hugging Face, GGUF, MLC).
 
     Both must have the same vocabulary.
     """

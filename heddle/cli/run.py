@@ -33,7 +33,7 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Generate from PROMPT (or standard input) with MODEL, an artifact or a Hugging Face model directory."""
+    """Generate from PROMPT (or standard input) with MODEL, an artifact or a checkpoint (Hugging Face, GGUF, MLC)."""
     from ..llm import LLM
     from ..runtime.sampling import SamplingParams
     from .terminal import shown

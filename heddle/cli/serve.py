@@ -86,7 +86,7 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Serve MODEL, an artifact or a Hugging Face model directory, as OpenAI's interface has it.
+    """Serve MODEL, an artifact or a checkpoint (Hugging Face, GGUF, MLC), as OpenAI's interface has it.
 
     SIGTERM or Ctrl-C drains: requests that are open are finished, new ones are refused. A second one ends at once.
     """

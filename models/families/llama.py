@@ -47,8 +47,12 @@ IGNORED = r"(.*\.)?rotary_emb\.inv_freq"  # old checkpoints store these tables, 
 
 def varied(table: Sequence[Weight], *rows: Weight, without: Sequence[str] = ()) -> tuple[Weight, ...]:
     """A table with `rows` in place of those of the same parameters, or after them all, and without some parameters."""
-    replaced = {row.param for row in rows} | set(without)
-    return (*(row for row in table if row.param not in replaced), *rows)
+    new: dict[str, list[Weight]] = {}
+    for row in rows:
+        new.setdefault(row.param, []).append(row)
+    others = {*new, *without}
+    kept = [own for row in table for own in (new.pop(row.param, []) if row.param in others else [row])]
+    return (*kept, *(row for group in new.values() for row in group))
 
 
 def norm_biases(table: Sequence[Weight]) -> tuple[Weight, ...]:

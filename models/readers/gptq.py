@@ -67,12 +67,18 @@ def _matrix(base: TensorSource, site: str, config: Mapping[str, Any], *, add: bo
         return _misshapen(site, found)
     size = columns // groups if groups and columns % groups == 0 else 0
     given = config.get("group_size", -1)
+    # Where `given` does not divide the columns, the last group is shorter.
+    short = type(given) is int and given > 0 and columns % given > 0 and groups == -(-columns // given)
+    if short and index is None:
+        index = np.arange(columns) // given
     if index is None and (not size or given not in (-1, size)):
         return _misshapen(site, found)
     if index is not None and (index.dtype.kind != "i" or index.min() < 0 or index.max() >= groups):
         return error(f'"{names["g_idx"]}" names groups that there are not', f"there are {groups}")
     ordered = size > 0 and (index is None or np.array_equal(index, np.arange(columns) // size))
-    label = f"GPTQ {bits}-bit" + (f" g{size}" if 0 < size < columns else "")
+    in_order = ordered or (short and index is not None and np.array_equal(index, np.arange(columns) // given))
+    width = given if short and not ordered else size
+    label = f"GPTQ {bits}-bit" + (f" g{width}" if 0 < width < columns else "") + ("" if in_order else " act-order")
     shape = rows, columns
     zero_points = unpack_stream(base.read(names["qzeros"]), bits, rows).T
     if add:
@@ -83,7 +89,7 @@ def _matrix(base: TensorSource, site: str, config: Mapping[str, Any], *, add: bo
     if ordered:
         info = integer_info(label, scales.dtype, shape, bits, size, symmetric=symmetric)
     else:
-        quant = QuantInfo(label + " act-order", suggests=nearest_format(columns, 32))
+        quant = QuantInfo(label, suggests=nearest_format(columns, 32))
         info = TensorInfo(scales.dtype, shape, quant)
 
     def decode() -> QuantTensor | np.ndarray:
