@@ -47,6 +47,13 @@ def errors(path: Path) -> list[str]:
     return [str(problem) for problem in check_model(path) if problem.severity == "error"]
 
 
+@pytest.mark.parametrize(("text", "expected"), [(POINTER, "git lfs pull"), (PAGE, "is a web page"), ("", "is empty")])
+def test_what_stands_in_for_a_gguf_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "model.gguf").write_text(text)
+    assert all(expected in problem and "model.gguf" in problem for problem in errors(tmp_path))
+    assert errors(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [(POINTER, "git lfs pull"), (PAGE, "is a web page"), ("", "is empty")],

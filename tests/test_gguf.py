@@ -115,7 +115,7 @@ def test_version_2_is_read_and_others_are_named(tmp_path: Path) -> None:
     file.write_bytes(b"GGML" + data[4:])
     assert "begins with b'GGML', not b'GGUF'" in refused(file)
     file.write_bytes(b"")
-    assert "it is empty" in refused(file)
+    assert "is empty" in refused(file)
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     for length in [*range(header.end), *range(header.end, last, 11)]:
         file.write_bytes(whole[:length])
         text = refused(file)
-        assert "truncated" in text or "not a GGUF file" in text
+        assert any(word in text for word in ("truncated", "is not a GGUF file", "is empty"))
     file.write_bytes(whole[:last])  # without the padding at the end
     assert len(read_header(file).tensors) == 2
 

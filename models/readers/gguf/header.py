@@ -17,6 +17,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ...downloads import stand_in
 from ...problems import ModelError, error
 from .types import TYPES
 
@@ -158,8 +159,8 @@ def read_header(path: str | Path) -> Header:
     with path.open("rb") as stream:
         magic = stream.read(4)
     if magic != MAGIC:
-        shown = "it is empty" if not magic else f"it begins with {magic!r}, not {MAGIC!r}"
-        raise ModelError(str(path), [error("not a GGUF file", shown, "give a model in GGUF")])
+        other = error(f"{path} is not a GGUF file", f"it begins with {magic!r}, not {MAGIC!r}", "give a model in GGUF")
+        raise ModelError(str(path), [stand_in(path) or other])
     array = np.asarray(np.memmap(path, np.uint8, mode="r"))
     file = _File(path, array.data)
     cursor = _Cursor(file, 4)
