@@ -3,8 +3,8 @@
     python benchmarks/gguf.py CHECKPOINT FILE.gguf... --against w4a8 [--llama-cpp PYTHON] [--rounds 3]
 
 CHECKPOINT is the model in floats that the files were made of (`benchmarks/peers/llama_cpp_worker.py` makes both). Every artifact
-and every peer runs in a process of its own, in rounds; a decode step is the median of 88 after 512 tokens, a prefill is of 512 tokens.
-PYTHON is an interpreter with llama-cpp-python.
+and every peer runs in a process of its own, in rounds; a decode step is the median of 88 after 512 tokens,
+a prefill is of 512 tokens. PYTHON is an interpreter with llama-cpp-python.
 """
 
 from __future__ import annotations
