@@ -88,9 +88,8 @@ def main() -> None:
     os.dup2(2, 1)  # nothing else writes between the messages
     while len(head := source.read(4)) == 4:
         text = source.read(struct.unpack("<I", head)[0])
-        signal.setitimer(
-            signal.ITIMER_PROF, seconds
-        )  # processor time; nothing handles the signal, so that it ends the process
+        # Processor time; nothing handles the signal, so that it ends the process.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             message = json.dumps(answer(json.loads(text))).encode()
         except MemoryError:
