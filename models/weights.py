@@ -126,6 +126,24 @@ class Weight:
         return self.part.view(sizes, view) if self.part is not None else view
 
 
+def fused(
+    params: Sequence[str],
+    source: str,
+    axes: Sequence[str],
+    kind: Kind,
+    *,
+    columns: tuple[str, ...] = (),
+    when: str = "",
+    groups: str = "",
+    transpose: bool = False,
+) -> tuple[Weight, ...]:
+    """The rows of parameters that are the parts of one tensor, in this order: q, k and v, or gate and up."""
+    return tuple(
+        Weight(param, (source,), (axis, *columns), kind, when, Part(tuple(axes), i, groups), transpose)
+        for i, (param, axis) in enumerate(zip(params, axes, strict=True))
+    )
+
+
 def expand(
     table: Sequence[Weight], *, layers: int, sizes: Mapping[str, int], flags: Any, base: str = "model."
 ) -> dict[str, WeightSpec]:

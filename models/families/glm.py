@@ -8,23 +8,12 @@ from typing import Any
 from ..config import ConfigReader
 from ..decoder import register_decoder
 from ..decoder_config import PRE_NORM, DecoderConfig, finish, read_common
-from ..weights import Part, Weight
-from .llama import IGNORED, LAYER, TABLE, varied
-
-_HALVES = ("ffn", "ffn")
+from ..weights import Weight, fused
+from .llama import GATE_UP_WEIGHTS, IGNORED, LAYER, TABLE, varied
 
 GLM_TABLE = varied(
     TABLE,
-    *(
-        Weight(
-            f"layers.{{i}}.mlp.{name}.weight",
-            (LAYER + "mlp.gate_up_proj.weight",),
-            ("ffn", "hidden"),
-            "linear",
-            part=Part(_HALVES, i),
-        )
-        for i, name in enumerate(("gate", "up"))
-    ),
+    *fused(GATE_UP_WEIGHTS, LAYER + "mlp.gate_up_proj.weight", ("ffn", "ffn"), "linear", columns=("hidden",)),
 )
 
 GLM4_TABLE = varied(

@@ -8,8 +8,8 @@ from typing import Any
 from ..config import ConfigReader, renamed
 from ..decoder import register_decoder
 from ..decoder_config import DecoderConfig, finish, read_common
-from ..weights import Part, Weight
-from .llama import norm_biases
+from ..weights import Weight, fused
+from .llama import ATTENTION_BIASES, ATTENTION_WEIGHTS, norm_biases
 
 _NAMES = {
     "n_embd": "hidden_size",
@@ -28,23 +28,8 @@ _TABLE = (
     Weight("embed.weight", (*_EMBED, "lm_head.weight"), ("vocab", "hidden"), "embedding", when="tie_embeddings"),
     Weight("positions.weight", ("transformer.wpe.weight",), ("positions", "hidden"), "table"),
     Weight("layers.{i}.attn_norm.weight", (_LAYER + "ln_1.weight",), ("hidden",), "vector"),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.weight",
-            (_LAYER + "attn.c_attn.weight",),
-            (_QKV[i], "hidden"),
-            "linear",
-            part=Part(_QKV, i),
-            transpose=True,
-        )
-        for i, name in enumerate("qkv")
-    ),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.bias", (_LAYER + "attn.c_attn.bias",), (_QKV[i],), "vector", part=Part(_QKV, i)
-        )
-        for i, name in enumerate("qkv")
-    ),
+    *fused(ATTENTION_WEIGHTS, _LAYER + "attn.c_attn.weight", _QKV, "linear", columns=("hidden",), transpose=True),
+    *fused(ATTENTION_BIASES, _LAYER + "attn.c_attn.bias", _QKV, "vector"),
     Weight("layers.{i}.attn.o.weight", (_LAYER + "attn.c_proj.weight",), ("hidden", "heads"), "linear", transpose=True),
     Weight("layers.{i}.attn.o.bias", (_LAYER + "attn.c_proj.bias",), ("hidden",), "vector"),
     Weight("layers.{i}.mlp_norm.weight", (_LAYER + "ln_2.weight",), ("hidden",), "vector"),

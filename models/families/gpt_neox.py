@@ -8,8 +8,8 @@ from typing import Any
 from ..config import ConfigReader, renamed
 from ..decoder import register_decoder
 from ..decoder_config import DecoderConfig, finish, read_common
-from ..weights import Part, Weight
-from .llama import norm_biases
+from ..weights import Weight, fused
+from .llama import ATTENTION_BIASES, ATTENTION_WEIGHTS, norm_biases
 
 _LAYER = "gpt_neox.layers.{i}."
 _EMBED = ("gpt_neox.embed_in.weight",)
@@ -21,27 +21,8 @@ _TABLE = (
     Weight("embed.weight", _EMBED, ("vocab", "hidden"), "embedding", when="untied"),
     Weight("embed.weight", (*_EMBED, *_HEAD), ("vocab", "hidden"), "embedding", when="tie_embeddings"),
     Weight("layers.{i}.attn_norm.weight", (_LAYER + "input_layernorm.weight",), ("hidden",), "vector"),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.weight",
-            (_FUSED + "weight",),
-            (_QKV[i], "hidden"),
-            "linear",
-            part=Part(_QKV, i, groups="num_heads"),
-        )
-        for i, name in enumerate("qkv")
-    ),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.bias",
-            (_FUSED + "bias",),
-            (_QKV[i],),
-            "vector",
-            when="qkv_bias",
-            part=Part(_QKV, i, groups="num_heads"),
-        )
-        for i, name in enumerate("qkv")
-    ),
+    *fused(ATTENTION_WEIGHTS, _FUSED + "weight", _QKV, "linear", columns=("hidden",), groups="num_heads"),
+    *fused(ATTENTION_BIASES, _FUSED + "bias", _QKV, "vector", when="qkv_bias", groups="num_heads"),
     Weight("layers.{i}.attn.o.weight", (_LAYER + "attention.dense.weight",), ("hidden", "heads"), "linear"),
     Weight("layers.{i}.attn.o.bias", (_LAYER + "attention.dense.bias",), ("hidden",), "vector", when="output_bias"),
     Weight("layers.{i}.mlp_norm.weight", (_LAYER + "post_attention_layernorm.weight",), ("hidden",), "vector"),

@@ -8,8 +8,8 @@ from typing import Any
 from ..config import ConfigReader
 from ..decoder import register_decoder
 from ..decoder_config import DecoderConfig, finish, read_common
-from ..weights import Part, Weight
-from .llama import IGNORED
+from ..weights import Weight, fused
+from .llama import ATTENTION_BIASES, ATTENTION_WEIGHTS, IGNORED
 
 _LAYER = "model.layers.{i}."
 _EMBED = ("model.tok_embeddings.weight",)
@@ -19,27 +19,10 @@ TABLE = (
     Weight("embed.weight", _EMBED, ("vocab", "hidden"), "embedding", when="untied"),
     Weight("embed.weight", (*_EMBED, "output.weight"), ("vocab", "hidden"), "embedding", when="tie_embeddings"),
     Weight("layers.{i}.attn_norm.weight", (_LAYER + "attention_norm.weight",), ("hidden",), "vector"),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.weight",
-            (_LAYER + "attention.wqkv.weight",),
-            (_QKV[i], "hidden"),
-            "linear",
-            part=Part(_QKV, i, groups="num_kv_heads"),
-        )
-        for i, name in enumerate("qkv")
+    *fused(
+        ATTENTION_WEIGHTS, _LAYER + "attention.wqkv.weight", _QKV, "linear", columns=("hidden",), groups="num_kv_heads"
     ),
-    *(
-        Weight(
-            f"layers.{{i}}.attn.{name}.bias",
-            (_LAYER + "attention.wqkv.bias",),
-            (_QKV[i],),
-            "vector",
-            when="qkv_bias",
-            part=Part(_QKV, i, groups="num_kv_heads"),
-        )
-        for i, name in enumerate("qkv")
-    ),
+    *fused(ATTENTION_BIASES, _LAYER + "attention.wqkv.bias", _QKV, "vector", when="qkv_bias", groups="num_kv_heads"),
     Weight("layers.{i}.attn.o.weight", (_LAYER + "attention.wo.weight",), ("hidden", "heads"), "linear"),
     Weight("layers.{i}.attn.o.bias", (_LAYER + "attention.wo.bias",), ("hidden",), "vector", when="output_bias"),
     Weight("layers.{i}.mlp_norm.weight", (_LAYER + "ffn_norm.weight",), ("hidden",), "vector"),

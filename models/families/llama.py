@@ -12,6 +12,11 @@ from ..decoder_config import DecoderConfig, finish, read_common
 from ..weights import Weight
 
 LAYER = "model.layers.{i}."
+ATTENTION_WEIGHTS = tuple(
+    f"layers.{{i}}.attn.{name}.weight" for name in "qkv"
+)  # parts of a tensor where they are fused
+ATTENTION_BIASES = tuple(f"layers.{{i}}.attn.{name}.bias" for name in "qkv")
+GATE_UP_WEIGHTS = ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight")
 
 TABLE = (
     Weight("embed.weight", ("model.embed_tokens.weight",), ("vocab", "hidden"), "embedding", when="untied"),

@@ -11,22 +11,19 @@ from typing import Any
 from ..config import ConfigReader
 from ..decoder import register_decoder
 from ..decoder_config import DecoderConfig, finish, read_common, read_window
-from ..weights import Part, Weight
-from .llama import IGNORED, LAYER, TABLE, varied
-
-_QKV = ("heads", "kv_heads", "kv_heads")
-_GATE_UP = ("ffn", "ffn")
-
-
-def _part(param: str, name: str, parts: tuple[str, ...], index: int) -> Weight:
-    source, axes = (f"{LAYER}{name}.weight",), (parts[index], "hidden")
-    return Weight(f"layers.{{i}}.{param}.weight", source, axes, "linear", part=Part(parts, index))
-
+from ..weights import fused
+from .llama import ATTENTION_WEIGHTS, GATE_UP_WEIGHTS, IGNORED, LAYER, TABLE, varied
 
 PHI3_TABLE = varied(
     TABLE,
-    *(_part(f"attn.{name}", "self_attn.qkv_proj", _QKV, i) for i, name in enumerate("qkv")),
-    *(_part(f"mlp.{name}", "mlp.gate_up_proj", _GATE_UP, i) for i, name in enumerate(("gate", "up"))),
+    *fused(
+        ATTENTION_WEIGHTS,
+        LAYER + "self_attn.qkv_proj.weight",
+        ("heads", "kv_heads", "kv_heads"),
+        "linear",
+        columns=("hidden",),
+    ),
+    *fused(GATE_UP_WEIGHTS, LAYER + "mlp.gate_up_proj.weight", ("ffn", "ffn"), "linear", columns=("hidden",)),
 )
 
 
