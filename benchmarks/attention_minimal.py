@@ -108,7 +108,7 @@ def main() -> None:
     target, about = report.heading(options)
     if target.vector_bits < 512:
         raise SystemExit(f"nothing to compare with: the minimal kernels need AVX-512, which {target.name} has not")
-    dtypes = [d for d in options.dtypes if d != "int8" or target.vnni]
+    dtypes = [d for d in options.dtypes if d != "int8" or target.dots]
     if dtypes != options.dtypes:
         print(f"int8 left out: its minimal kernel needs VNNI, which {target.name} has not")
     results = []

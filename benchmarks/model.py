@@ -207,7 +207,7 @@ def _rate(read: Callable[[], None], size: int) -> float:
 
 
 def _matrix_elements(manifest: Any) -> int:
-    sizes = [t.shape for t in manifest.weights.tensors.values()]
+    sizes = [t.shape for t in manifest.weights[0].tensors.values()]
     return sum(a * b * c for a, b, c in (s for s in sizes if len(s) == 3))
 
 

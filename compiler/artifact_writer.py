@@ -89,8 +89,11 @@ class ArtifactWriter:
         specs: list[TensorSpec],
         produce: Callable[[str], np.ndarray],
         progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """An aligned safetensors file of `specs` (name, dtype, shape); `produce` is asked for one tensor at a time."""
+    ) -> str:
+        """An aligned safetensors file of `specs` (name, dtype, shape); `produce` is asked for one tensor at a time.
+
+        Returns its relative path: `name`, or where that is taken a name with the digest of its content.
+        """
         header, entries = layout(specs)
         total = len(header) + sum(entry.bytes for entry in entries.values())
         done = 0
@@ -103,7 +106,15 @@ class ArtifactWriter:
                 if progress:
                     progress(done, total)
 
-        self._write(name, pieces())
+        taken = name in self._files
+        place = f"{name}.second" if taken else name
+        self._write(place, pieces())
+        if taken:
+            info, file = self._files.pop(place), Path(name)
+            place = str(file.with_name(f"{file.stem}-{info.sha256[:12]}{file.suffix}"))
+            (self._scratch / f"{name}.second").rename(self._scratch / place)
+            self._files[place] = info
+        return place
 
     def finish(self, manifest: M) -> M:
         """Write the manifest (its list of files is filled in) last, and move the artifact into place."""

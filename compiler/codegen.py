@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +13,18 @@ from pathlib import Path
 from ..ir_passes.pipeline import Lowered
 from ..ir_passes.straightline import name_of
 from ..runtime.errors import HeddleError
-from ..runtime.features import physical_cores
+from ..runtime.features import architecture, physical_cores
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
-from ..schedules.target import TargetProfile, resolve_target
+from ..schedules.target import TargetProfile, resolve_targets
 
 CODEGEN_THREADS = 4
+_LINKERS = ("g++", "c++", "clang++")
 
 
-def resolve(target: str) -> TargetProfile:
-    """The profile of a target by name, HeddleError where there is none."""
+def resolve(targets: str | Sequence[str]) -> tuple[TargetProfile, ...]:
+    """The profiles of targets by name, the best first; HeddleError where there is none."""
     try:
-        return resolve_target(target)
+        return resolve_targets(targets)
     except ValueError as error:
         raise HeddleError(str(error)) from error
 
@@ -48,15 +51,35 @@ def generate_code(
         return relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
 
 
-def link(executable: relax.VMExecutable, library: Path, seconds: dict[str, float]) -> None:
-    """A shared library of what `generate_code` made."""
+def linker(profile: TargetProfile) -> str:
+    """The C++ compiler that links libraries for a profile: the machine's (CXX), or a cross compiler (HEDDLE_CXX_AARCH64).
+
+    HeddleError where there is none.
+    """
+    here = profile.arch == architecture()
+    variable = "CXX" if here else f"HEDDLE_CXX_{profile.arch.upper()}"
+    names = [os.environ.get(variable)] if os.environ.get(variable) else list(_LINKERS if here else ())
+    names += [] if here or names else [f"{profile.arch}-linux-gnu-g++"]
+    for name in names:
+        if name and shutil.which(name):
+            return name
+    raise HeddleError(
+        f"no linker for {profile.name} ({profile.arch})",
+        f"looked for {', '.join(map(str, names))}",
+        f"install g++{'' if here else f'-{profile.arch}-linux-gnu'}, or set {variable} to a C++ compiler",
+    )
+
+
+def link(executable: relax.VMExecutable, library: Path, profile: TargetProfile, seconds: dict[str, float]) -> Path:
+    """A shared library of what `generate_code` made; returns its path."""
     with timed(seconds, "link"):
-        executable.export_library(str(library))
+        executable.export_library(str(library), fcompile=tvm.support.cc.cross_compiler(linker(profile)))
+    return library
 
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the block takes."""
+    """Note how long the block takes, in all where it runs several times."""
     start = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..ir_passes.pipeline import lower
 from ..models import ModelError, RandomCheckpoint, architecture, match_weights, open_source
 from ..models.decoder_config import shortened
 from ..models.generation import GENERATION_FILE, generation_defaults
@@ -24,7 +23,6 @@ from ..runtime.errors import HeddleError
 from ..runtime.manifest import (
     DECODER,
     EDIT_FUNCTION,
-    LIBRARY_FILE,
     MASK_FUNCTION,
     PLAN_FUNCTION,
     RANK_FUNCTION,
@@ -34,16 +32,18 @@ from ..runtime.manifest import (
 from ..runtime.plans import PlanLayout
 from ..runtime.plans.cache import STORAGE
 from ..schedules.catalog import build_plan, edit_logits, mask_logits, rank_tokens, sample_tokens
+from ..schedules.compat import PrimFunc
 from ..schedules.layouts.scheme import scheme
 from ..schedules.target import TargetProfile
 from . import build_cache
 from .artifact_writer import ArtifactWriter
-from .codegen import generate_code, link, resolve, timed
+from .codegen import resolve, timed
 from .manifest import describe
 from .pooling import write_pooling
 from .quant import Choice, Quant, choose, finite_problems, model_sites, names, scheme_problems, stored_quant
 from .quant.keep import code_notes, quantized_sites
 from .quant.site_map import KEEP
+from .variants import WEIGHTS_FILE, build_variants, by_layout
 from .weights import WeightWriter
 
 Progress = Callable[[str, int, int], None]
@@ -66,7 +66,7 @@ class Options:
     of the codes of sites that the checkpoint has quantized.
     """
 
-    target: str
+    targets: tuple[str, ...]
     dtype: str | None
     schemes: dict[str, str]
     quantized: dict[str, QuantizedSite]
@@ -121,7 +121,7 @@ def compile_model(
     output: str | Path | None = None,
     *,
     quant: Quant = None,
-    target: str = "native",
+    target: str | Sequence[str] = "native",
     dtype: str | None = None,
     kv_dtype: str | None = None,
     max_tokens: int = 1024,
@@ -140,6 +140,8 @@ def compile_model(
     bounds the rows of a step (longer prompts are served in chunks), `max_seqs` its sequences, `context_length` the length of
     a sequence (None: as the config says). `random_weights` seeds weights of the config's shapes instead of reading any.
     `model_file` is a Python file that registers the model's architecture (docs/tutorial_family.md).
+    `target` names target profiles, of which the artifact gets a library each: `native` (this CPU's best), `portable` (all of this
+    architecture), or one or several by name.
     Raises ModelError with all problems of the checkpoint, or of quantizing it, HeddleError for bad options.
     """
     seconds: dict[str, float] = {}
@@ -148,12 +150,12 @@ def compile_model(
     with timed(seconds, "read"):
         model = read_source(Path(source), dtype=dtype, random_weights=random_weights)
         model.shorten(context_length)
-        profile = resolve(target)
+        profiles = resolve(target)
         choice = model.choose(quant)
-        options = _options(model, profile, dtype, choice, kv_dtype, max_tokens, max_seqs)
-        raise_errors(f"quantizing {model.path}", _scheme_problems(model, profile, choice))
+        options = _options(model, profiles, dtype, choice, kv_dtype, max_tokens, max_seqs)
+        raise_errors(f"quantizing {model.path}", _scheme_problems(model, profiles, choice))
     if output is not None:
-        return _build(model, profile, options, Path(output), seconds, progress)
+        return _build(model, profiles, options, Path(output), seconds, progress)
     code = code_digest(model.arch.name)
     key = build_cache.cache_key(
         model.checkpoint.identity(),
@@ -167,7 +169,7 @@ def compile_model(
     )
     return build_cache.find_or_build(
         key,
-        lambda destination: _build(model, profile, options, destination, seconds, progress),
+        lambda destination: _build(model, profiles, options, destination, seconds, progress),
         rebuild=not use_cache or code is None,
     )
 
@@ -194,7 +196,7 @@ def read_source(path: Path, *, dtype: str | None = None, random_weights: int | N
 
 def _options(
     model: Source,
-    profile: TargetProfile,
+    profiles: Sequence[TargetProfile],
     dtype: str | None,
     choice: Choice,
     kv_dtype: str | None,
@@ -215,10 +217,11 @@ def _options(
             raise HeddleError(f"{name}={number} is not possible", fix="give at least 1")
     sites = model.sites
     every, quantized = names(choice.schemes, sites), quantized_sites(choice, stored_quant(sites, model.parameters))
-    return Options(profile.name, dtype, every, quantized, chosen, max_tokens, max_seqs, model.config.context_length)
+    targets = tuple(profile.name for profile in profiles)
+    return Options(targets, dtype, every, quantized, chosen, max_tokens, max_seqs, model.config.context_length)
 
 
-def quantization_problems(source: str | Path, quant: Quant, target: str = "native") -> list[Problem]:
+def quantization_problems(source: str | Path, quant: Quant, target: str | Sequence[str] = "native") -> list[Problem]:
     """What prevents a checkpoint from being quantized like this, its values included, and what becomes of its own codes.
 
     HeddleError where `quant` is wrong.
@@ -231,8 +234,10 @@ def quantization_problems(source: str | Path, quant: Quant, target: str = "nativ
     return problems + code_notes(names(choice.schemes, sites), quantized)
 
 
-def _scheme_problems(model: Source, profile: TargetProfile, choice: Choice) -> list[Problem]:
-    return scheme_problems(choice.schemes, model.sites, model.specs, profile, choice.kept)
+def _scheme_problems(model: Source, profiles: Sequence[TargetProfile], choice: Choice) -> list[Problem]:
+    """What prevents the targets from having these schemes; what several say alike stands once."""
+    found = [scheme_problems(choice.schemes, model.sites, model.specs, p, choice.kept) for p in profiles]
+    return list(dict.fromkeys(problem for problems in found for problem in problems))
 
 
 def _value_problems(model: Source, quantized: list[str]) -> list[Problem]:
@@ -245,7 +250,7 @@ def _value_problems(model: Source, quantized: list[str]) -> list[Problem]:
 
 def _build(
     model: Source,
-    profile: TargetProfile,
+    profiles: Sequence[TargetProfile],
     options: Options,
     output: Path,
     seconds: dict[str, float],
@@ -262,35 +267,47 @@ def _build(
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
-        report("lowering", 0, 3)
-        lowered = lower(mod, profile, max_tokens=options.max_tokens, schemes=schemes)
-        seconds.update(lowered.seconds)
-        report("generating code", 1, 3)
-        library = Path(scratch) / LIBRARY_FILE
-        plan = build_plan(**dataclasses.asdict(layout), target=profile)
-        sampler = SAMPLER if model.arch.kind == DECODER else {}
-        extra = {n: make(vocab=model.config.vocab_size, target=profile) for n, make in sampler.items()}
-        executable = generate_code(lowered, extra | {PLAN_FUNCTION: plan}, profile, seconds)
-        report("generating code", 3, 3)
         with ThreadPoolExecutor(1) as linker:  # one thread for seconds, while the others compute weights
-            linked = linker.submit(link, executable, library, seconds)
-            for i, (phase, text) in enumerate(lowered.texts):
+            variants = build_variants(
+                mod,
+                profiles,
+                lambda profile: _extra_kernels(model, layout, profile),
+                Path(scratch),
+                linker,
+                seconds,
+                max_tokens=options.max_tokens,
+                schemes=schemes,
+                report=report,
+            )
+            for i, (phase, text) in enumerate(variants[0].lowered.texts):
                 writer.write_text(f"ir/{i:02d}-{phase}.py", text)
-            records = [dataclasses.asdict(r) for r in lowered.log.records]
+            records = [dataclasses.asdict(r) for r in variants[0].lowered.log.records]
             writer.write_text("ir/passes.json", json.dumps(records, indent=0))
             writer.write_text("config.json", json.dumps(model.raw, indent=2) + "\n")
             for name, data in model.files.items():
                 writer.write_bytes(name, data)
             write_pooling(model.pooling, writer)
-            with timed(seconds, "weights"):
-                weights = WeightWriter(lowered.weights, model.parameters, dtypes, _kept(model, options))
-                writer.write_weights(
-                    "weights.safetensors", weights.specs, weights.produce, lambda d, t: report("weights", d, t)
-                )
-            linked.result()
-        writer.copy(LIBRARY_FILE, library)
-        writer.finish(describe(model, profile, options, layout, lowered, weights.specs, seconds))
+            specs = {}
+            for group in by_layout(variants):
+                with timed(seconds, "weights"):
+                    weights = WeightWriter(group[0].lowered.weights, model.parameters, dtypes, _kept(model, options))
+                    file = writer.write_weights(
+                        WEIGHTS_FILE, weights.specs, weights.produce, lambda d, t: report("weights", d, t)
+                    )
+                specs[file] = weights.specs
+                for variant in group:
+                    variant.weights = file
+            for variant in variants:
+                writer.copy(variant.file, variant.library.result())
+        writer.finish(describe(model, options, layout, variants, specs, seconds))
     return output
+
+
+def _extra_kernels(model: Source, layout: PlanLayout, profile: TargetProfile) -> dict[str, PrimFunc]:
+    """Kernels that the library has beside the model's functions: the plan builder and the sampler."""
+    sampler = SAMPLER if model.arch.kind == DECODER else {}
+    made = {name: make(vocab=model.config.vocab_size, target=profile) for name, make in sampler.items()}
+    return made | {PLAN_FUNCTION: build_plan(**dataclasses.asdict(layout), target=profile)}
 
 
 def _kept(model: Source, options: Options) -> set[tuple[str, str]]:
@@ -311,7 +328,6 @@ __all__ = [
     "Options",
     "Source",
     "compile_model",
-    "generate_code",
     "matrix_dtypes",
     "quantization_problems",
     "read_source",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -27,6 +28,7 @@ from ..runtime.plans.cache import cache_record
 from ..runtime.tvm import ffi_version, tvm_version
 from ..schedules.target import TargetProfile
 from .pooling import pooling_info
+from .variants import Variant
 
 if TYPE_CHECKING:
     from .driver import Options, Source
@@ -41,31 +43,34 @@ def functions(model: Source) -> tuple[str, ...]:
 
 def describe(
     model: Source,
-    profile: TargetProfile,
     options: Options,
     layout: PlanLayout,
-    lowered: Lowered,
-    weights: WeightSpecs,
+    variants: Sequence[Variant],
+    weights: dict[str, WeightSpecs],
     seconds: dict[str, float],
 ) -> Manifest:
-    """The manifest of one compilation; the artifact writer adds the files."""
+    """The manifest of one compilation, with `weights` by file; the artifact writer adds the files."""
     cache = cache_group(model, options.kv_dtype)
     logits = 0 if model.arch.kind == ENCODER else model.config.vocab_size
-    weights_bytes = sum(math.prod(shape) * ITEM_BYTES[dtype] for _, dtype, shape in weights)
+    sizes = [sum(math.prod(shape) * ITEM_BYTES[dtype] for _, dtype, shape in specs) for specs in weights.values()]
+    workspace = max(size for variant in variants for size in variant.lowered.workspace.values())
     return Manifest(
         format_version=FORMAT_VERSION,
         heddle_version=__version__,
         tvm_version=tvm_version(),
         ffi_version=ffi_version(),
-        target=TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec()),
+        targets=tuple(target_info(v.profile, v.file, v.weights) for v in variants),
         model=model_info(model, options),
         pooling=pooling_info(model.pooling),
         generation=model.generation,
-        functions=tuple(function_info(name, lowered, options.max_tokens) for name in functions(model)),
-        weights=WeightsInfo("weights.safetensors", {name: TensorInfo(dtype, shape) for name, dtype, shape in weights}),
+        functions=tuple(common_function(name, variants, options.max_tokens) for name in functions(model)),
+        weights=tuple(
+            WeightsInfo(file, {name: TensorInfo(dtype, shape) for name, dtype, shape in specs})
+            for file, specs in weights.items()
+        ),
         caches=(cache,),
         plan=PlanInfo.of(layout, plan_window(model)),
-        memory=memory_info(weights_bytes, max(lowered.workspace.values()), cache, logits),
+        memory=memory_info(max(sizes), workspace, cache, logits),
         files={},
         compile_seconds={name: round(value, 4) for name, value in seconds.items()},
     )
@@ -109,6 +114,19 @@ def plan_window(model: Source) -> int:
     if model.arch.kind == ENCODER:
         return 0
     return 0 if 0 in model.config.windows else max(model.config.windows)
+
+
+def target_info(profile: TargetProfile, library: str, weights: str) -> TargetInfo:
+    """A target with its files."""
+    return TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec(), library, weights)
+
+
+def common_function(name: str, variants: Sequence[Variant], max_tokens: int) -> FunctionInfo:
+    """A function that all variants have alike."""
+    found = {function_info(name, variant.lowered, max_tokens) for variant in variants}
+    if len(found) != 1:
+        raise RuntimeError(f"the targets disagree about the function {name}: a pass or a kernel has a bug")
+    return found.pop()
 
 
 def function_info(name: str, lowered: Lowered, max_tokens: int) -> FunctionInfo:

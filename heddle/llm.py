@@ -53,6 +53,7 @@ class LLM:
     chat_template: the text of a template, or its file, instead of the model's own.
     random_weights: a seed for random weights instead of the checkpoint's (a config.json is enough then).
     model_file: a Python file that registers the model's architecture, where Heddle does not know it (docs/tutorial_family.md).
+    target: the target profile to compile a checkpoint for, or which of an artifact's to run; "native" is the best for this CPU.
     verify: "quick" hashes the artifact's small files, "full" all.
     progress: called with (what, done, total) while compiling.
     """
@@ -80,6 +81,7 @@ class LLM:
         chat_template: str | Path | None = None,
         random_weights: int | None = None,
         model_file: str | Path | None = None,
+        target: str = "native",
         verify: str = "quick",
         progress: Callable[[str, int, int], None] | None = None,
         **unknown: Any,
@@ -89,7 +91,7 @@ class LLM:
         swap, template = swap_bytes(preemption, swap_memory), template_text(chat_template)
         fixed: dict[str, Any] = {"dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens, "max_seqs": max_seqs}
         fixed |= {"quant": quant, "model_file": model_file}
-        self.artifact = find_artifact(Path(path), fixed, random_weights, verify, progress)
+        self.artifact = find_artifact(Path(path), fixed, random_weights, verify, progress, target)
         has_tokenizer = self.artifact.file(TOKENIZER_FILE).is_file()
         self.tokenizer = Tokenizer.load(self.artifact.path, template) if has_tokenizer else None
         pool = pool_bytes(self.artifact, kv_memory, context_length)

@@ -11,7 +11,7 @@ from .arguments import byte_count, memory_share
 from .runtime.artifact import Artifact, is_artifact, open_artifact
 from .runtime.errors import RequestError
 from .runtime.kv_memory import share_bytes
-from .runtime.manifest import ENCODER, LIBRARY_FILE
+from .runtime.manifest import ENCODER
 from .runtime.request import pages_for
 
 Quant = str | Mapping[str, str] | None
@@ -24,8 +24,9 @@ def find_artifact(
     random_weights: int | None = None,
     verify: str = "quick",
     progress: Callable[[str, int, int], None] | None = None,
+    target: str = "native",
 ) -> Artifact:
-    """The artifact at `path`, or the one compiled from the checkpoint there.
+    """The artifact at `path`, or the one compiled from the checkpoint there, to run its target called so.
 
     `fixed` are options fixed by compiling (None: not asked for); RequestError where an artifact was compiled with others.
     """
@@ -33,9 +34,9 @@ def find_artifact(
     if not is_artifact(path):
         from .compiler.driver import compile_model  # the compiler is needed, and installed, only here
 
-        compiled = compile_model(path, random_weights=random_weights, progress=progress, **wanted)
-        return open_artifact(compiled, verify)
-    artifact = open_artifact(path, verify)
+        compiled = compile_model(path, target=target, random_weights=random_weights, progress=progress, **wanted)
+        return open_artifact(compiled, verify, target)
+    artifact = open_artifact(path, verify, target)
     model, plan = artifact.manifest.model, artifact.manifest.plan
     found: dict[str, Any] = {"dtype": model.weight_dtype, "kv_dtype": model.kv_dtype}
     found |= {"max_tokens": plan.max_tokens, "max_seqs": plan.max_seqs}
@@ -82,8 +83,8 @@ def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:
 
 def identity(artifact: Artifact) -> bytes:
     """What decides the contents of a page besides tokens: weights, code and the type of the cache, by their hashes."""
-    manifest = artifact.manifest
-    hashes = [manifest.files[name].sha256 for name in (manifest.weights.file, LIBRARY_FILE)]
+    manifest, target = artifact.manifest, artifact.target
+    hashes = [manifest.files[name].sha256 for name in (target.weights, target.library)]
     return hashlib.sha256(" ".join([*hashes, manifest.model.kv_dtype]).encode()).digest()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ArtifactError, ManifestError
 from .features import architecture, cpu_features
 from .json_schema import read_json
-from .manifest import MANIFEST_FILE, MODULE, FileInfo, Manifest
+from .manifest import MANIFEST_FILE, MODULE, FileInfo, Manifest, TargetInfo, WeightsInfo
 from .module_manifest import ModuleManifest
 from .tvm import ffi_version, tvm_version
 
@@ -21,14 +22,20 @@ SMALL_FILE = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """An artifact directory that fits this machine and this Heddle."""
+    """An artifact directory that fits this machine and this Heddle; `target` is the one of its targets that runs."""
 
     path: Path
     manifest: Manifest
+    target: TargetInfo
 
     def file(self, name: str) -> Path:
         """A file of the artifact by its relative path."""
         return self.path / name
+
+    @property
+    def weights(self) -> WeightsInfo:
+        """The weights that the target reads."""
+        return self.manifest.weights_of(self.target)
 
     @property
     def bytes(self) -> int:
@@ -42,6 +49,16 @@ class ModuleArtifact:
 
     path: Path
     manifest: ModuleManifest
+
+    @property
+    def target(self) -> TargetInfo:
+        """What the library was compiled for."""
+        return self.manifest.target
+
+    @property
+    def weights(self) -> WeightsInfo:
+        """The weights of the module."""
+        return self.manifest.weights
 
     def file(self, name: str) -> Path:
         """A file of the artifact by its relative path."""
@@ -61,8 +78,8 @@ def is_module(path: str | Path) -> bool:
         return False
 
 
-def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
-    """Open and check an artifact.
+def open_artifact(path: str | Path, verify: str = "quick", target: str = "native") -> Artifact:
+    """Open and check an artifact, to run the best of its targets that this machine can, or the one called `target`.
 
     Checks the manifest's schema and versions, that this CPU has the required features, and every file's size; hashes files
     up to SMALL_FILE, with verify="full" all. Raises ArtifactError that names the field or file that disagrees.
@@ -70,8 +87,9 @@ def open_artifact(path: str | Path, verify: str = "quick") -> Artifact:
     path = Path(path)
     text = _manifest_text(path, "compile one: heddle compile MODEL -o model.heddle", verify)
     manifest = Manifest.from_json(text)
+    chosen = choose_target(manifest.targets, target)
     _check(path, manifest, verify)
-    return Artifact(path, manifest)
+    return Artifact(path, manifest, chosen)
 
 
 def open_module(path: str | Path, verify: str = "quick") -> ModuleArtifact:
@@ -79,6 +97,7 @@ def open_module(path: str | Path, verify: str = "quick") -> ModuleArtifact:
     path = Path(path)
     text = _manifest_text(path, "compile one: heddle compile-torch file.py:function -o module.heddle", verify)
     manifest = ModuleManifest.from_json(text)
+    choose_target((manifest.target,))
     _check(path, manifest, verify)
     return ModuleArtifact(path, manifest)
 
@@ -94,7 +113,6 @@ def _manifest_text(path: Path, fix: str, verify: str) -> str:
 
 def _check(path: Path, manifest: AnyManifest, verify: str) -> None:
     _check_versions(manifest)
-    _check_cpu(manifest)
     check_files(path, manifest, whole=verify == "full")
 
 
@@ -131,19 +149,36 @@ def _check_versions(manifest: AnyManifest) -> None:
             )
 
 
-def _check_cpu(manifest: AnyManifest) -> None:
-    target = manifest.target
+def choose_target(targets: Sequence[TargetInfo], name: str = "native") -> TargetInfo:
+    """The first of `targets` that this machine can run (`native`), or the one called `name`.
+
+    ArtifactError where there is none, with what the machine lacks for each.
+    """
+    asked = [target for target in targets if name in ("native", target.name)]
+    if not asked:
+        raise ArtifactError(
+            f"the artifact has no target {name!r}",
+            f"it has {', '.join(target.name for target in targets)}",
+            "take one of these, or compile again with this --target",
+        )
+    lacks = [obstacle(target) for target in asked]
+    for target, why in zip(asked, lacks, strict=True):
+        if not why:
+            return target
+    raise ArtifactError(
+        f"this machine ({architecture()}) can run no target of the artifact"
+        if name == "native"
+        else f"this machine ({architecture()}) cannot run the target {name}",
+        "; ".join(f"{target.name} needs {why}" for target, why in zip(asked, lacks, strict=True)),
+        "compile on this machine, or with a --target that it can run (see heddle doctor)",
+    )
+
+
+def obstacle(target: TargetInfo) -> str:
+    """What of a target's needs this machine lacks; empty where it lacks nothing."""
     if target.arch != architecture():
-        raise ArtifactError(
-            f"manifest.target.arch is {target.arch}, this machine is {architecture()}", fix="compile for this machine"
-        )
-    missing = sorted(set(target.features) - cpu_features())
-    if missing:
-        raise ArtifactError(
-            f"manifest.target.features has {', '.join(missing)}, which this CPU lacks",
-            f"the artifact was compiled for {target.name}",
-            "compile on this machine, or with a --target that it can run (see heddle doctor)",
-        )
+        return f"an {target.arch} CPU"
+    return ", ".join(sorted(set(target.features) - cpu_features()))
 
 
 def _check_file(path: Path, name: str, info: FileInfo, *, whole: bool) -> None:

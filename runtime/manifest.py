@@ -15,12 +15,12 @@ from .json_schema import decode, read_json
 from .plans import PlanLayout
 from .plans.layout import ARRAYS
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST_FILE = "manifest.json"
 PLAN_FUNCTION = "plan"  # the kernel of the library that builds plans
 SAMPLE_FUNCTION, RANK_FUNCTION = "sample_tokens", "rank_tokens"  # these and the next: the sampler's kernels
 EDIT_FUNCTION, MASK_FUNCTION = "edit_logits", "mask_logits"
-LIBRARY_FILE = "lib.so"
+LIBRARY_FILE = "lib.so"  # of a compiled torch module; a model has a library for each target
 MODULE = "module"  # `kind` in the manifest of a compiled torch module (module_manifest.py); a model has no such field
 POOLING_FILE = "pooling.safetensors"  # the layers behind the pooling of embeddings, where there are any
 DECODER, ENCODER = KINDS = ("decoder", "encoder")
@@ -34,12 +34,18 @@ ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8,
 
 @dataclasses.dataclass(frozen=True)
 class TargetInfo:
-    """What the library was compiled for. `features` are /proc/cpuinfo flags that the CPU must have; `tvm` the TVM target."""
+    """A library and what it was compiled for.
+
+    `features` are flags (spelled as in /proc/cpuinfo) that the CPU must have, `tvm` is the TVM target, `library` the file with
+    the code, `weights` that with the weights in the layout that it reads.
+    """
 
     name: str
     arch: str
     features: tuple[str, ...]
     tvm: dict[str, Any]
+    library: str
+    weights: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +149,7 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsInfo:
-    """The file with the weights and what is in it, by parameter name."""
+    """A file with the weights and what is in it, by parameter name. Targets share it where they read the same layout."""
 
     file: str
     tensors: dict[str, TensorInfo]
@@ -211,23 +217,30 @@ class FileInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """All that is known about an artifact. `files` lists every file but manifest.json itself, by relative path."""
+    """All that is known about an artifact. `files` lists every file but manifest.json itself, by relative path.
+
+    `targets` stand with the best first: a machine runs the first one that it can. Everything else is common to all of them.
+    """
 
     format_version: int
     heddle_version: str
     tvm_version: str
     ffi_version: str
-    target: TargetInfo
+    targets: tuple[TargetInfo, ...]
     model: ModelInfo
     pooling: PoolingInfo
     generation: dict[str, Any]
     functions: tuple[FunctionInfo, ...]
-    weights: WeightsInfo
+    weights: tuple[WeightsInfo, ...]
     caches: tuple[CacheGroup, ...]
     plan: PlanInfo
     memory: MemoryInfo
     files: dict[str, FileInfo]
     compile_seconds: dict[str, float]
+
+    def weights_of(self, target: TargetInfo) -> WeightsInfo:
+        """The weights that a target of this manifest reads."""
+        return next(weights for weights in self.weights if weights.file == target.weights)
 
     def function(self, name: str) -> FunctionInfo:
         """The function called `name`; ManifestError (with the names there are) where there is none."""
@@ -262,6 +275,19 @@ class Manifest:
         return manifest
 
 
+def _check_targets(manifest: Manifest) -> None:
+    """At least one target, each once, with weights that there are."""
+    names = [target.name for target in manifest.targets]
+    if not names or len(set(names)) < len(names):
+        raise ManifestError(f"manifest.targets must have a target, and each once, found {names}")
+    held = [weights.file for weights in manifest.weights]
+    for i, target in enumerate(manifest.targets):
+        if target.weights not in held:
+            raise ManifestError(
+                f"manifest.targets[{i}].weights is {target.weights!r}, which manifest.weights lacks (it has {held})"
+            )
+
+
 def _check(manifest: Manifest) -> None:
     """Fields that must agree with each other."""
     choices = [("model.kind", manifest.model.kind, KINDS), ("pooling.mode", manifest.pooling.mode, POOLINGS)]
@@ -275,11 +301,12 @@ def _check(manifest: Manifest) -> None:
         rows = [instance.max_rows for instance in function.instances]
         if not rows or rows != sorted(rows) or rows[0] < 1:
             raise ManifestError(f"manifest.functions[{i}].instances must be ordered by max_rows >= 1, found {rows}")
-        for name in function.params:
-            if name not in manifest.weights.tensors:
-                raise ManifestError(
-                    f"manifest.functions[{i}].params names {name!r}, which manifest.weights.tensors lacks"
-                )
+        for j, weights in enumerate(manifest.weights):
+            for name in function.params:
+                if name not in weights.tensors:
+                    raise ManifestError(
+                        f"manifest.functions[{i}].params names {name!r}, which manifest.weights[{j}].tensors lacks"
+                    )
     for i, group in enumerate(manifest.caches):
         if group.dtype not in ITEM_BYTES:
             raise ManifestError(f"manifest.caches[{i}].dtype is {group.dtype!r}; known are {', '.join(ITEM_BYTES)}")
@@ -309,7 +336,9 @@ def _check(manifest: Manifest) -> None:
             "the kernels were compiled for another plan layout",
             "compile again",
         )
-    files = [("weights.file", manifest.weights.file), ("files", LIBRARY_FILE)]
+    _check_targets(manifest)
+    files = [(f"weights[{i}].file", weights.file) for i, weights in enumerate(manifest.weights)]
+    files += [(f"targets[{i}].library", target.library) for i, target in enumerate(manifest.targets)]
     for field, file in files + [("pooling", POOLING_FILE)] * bool(dense):
         if file not in manifest.files:
             raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")

@@ -12,7 +12,7 @@ import numpy as np
 from .artifact import Artifact
 from .errors import HeddleError
 from .kv_memory import pool_pages, pool_text
-from .manifest import ENCODER, LIBRARY_FILE, PLAN_FUNCTION
+from .manifest import ENCODER, PLAN_FUNCTION
 from .memory import allocate
 from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from .safetensors import storage_dtype
@@ -102,7 +102,7 @@ class ModelRunner:
             )
         group = manifest.caches[0]
         pages = pool_pages(artifact, kv_bytes)
-        self.code = Library(artifact.file(LIBRARY_FILE))
+        self.code = Library(artifact.file(artifact.target.library))
         self.load_report, self.weights, weights = load_weights(artifact)
         LOG.info("%s: %s", artifact.path, self.load_report)
         # After the weights: what they have taken is no longer there for the pool.

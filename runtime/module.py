@@ -11,7 +11,6 @@ import numpy as np
 
 from .artifact import ModuleArtifact, open_module
 from .errors import HeddleError, RequestError
-from .manifest import LIBRARY_FILE
 from .module_manifest import FUNCTION, ArrayInfo, DimInfo
 from .threads import set_threads, thread_count
 from .tvm import ALIGNMENT, Library, empty, global_function, tensor, tensor_array, to_numpy
@@ -31,7 +30,7 @@ class Module:
         self.manifest = artifact.manifest
         self.threads = thread_count(threads)
         set_threads(self.threads)
-        self._code = Library(artifact.file(LIBRARY_FILE))
+        self._code = Library(artifact.file(artifact.target.library))
         self._function = self._code.function(FUNCTION)
         self.load_report, self._memory, weights = load_weights(artifact)
         self._params = tensor_array([weights[name] for name in self.manifest.params])

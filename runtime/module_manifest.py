@@ -8,9 +8,9 @@ from typing import Any
 
 from .errors import ManifestError
 from .json_schema import decode, read_json
-from .manifest import LIBRARY_FILE, MODULE, FileInfo, TargetInfo, WeightsInfo
+from .manifest import MODULE, FileInfo, TargetInfo, WeightsInfo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FUNCTION = "main"
 RETURNS = ("tensor", "tuple", "dict")
 
@@ -84,7 +84,7 @@ class ModuleManifest:
         for name in manifest.params:
             if name not in manifest.weights.tensors:
                 raise ManifestError(f"manifest.params names {name!r}, which manifest.weights.tensors lacks")
-        for field, file in (("weights.file", manifest.weights.file), ("files", LIBRARY_FILE)):
+        for field, file in (("weights.file", manifest.weights.file), ("target.library", manifest.target.library)):
             if file not in manifest.files:
                 raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")
         if manifest.returns not in RETURNS:

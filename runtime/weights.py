@@ -15,14 +15,14 @@ from .tvm import tensor
 
 def load_weights(artifact: Artifact | ModuleArtifact) -> tuple[LoadReport, np.ndarray, dict[str, Any]]:
     """The bytes of the weight file in memory, and tensors by name over them; ArtifactError where the manifest disagrees."""
-    path = artifact.file(artifact.manifest.weights.file)
+    path = artifact.file(artifact.weights.file)
     entries = read_header(path)
-    for name, info in artifact.manifest.weights.tensors.items():
+    for name, info in artifact.weights.tensors.items():
         found = entries.get(name)
         if found is None or (found.dtype, found.shape) != (info.dtype, info.shape):
             held = f"{found.dtype}{list(found.shape)}" if found else "no such tensor"
             raise ArtifactError(
-                f"manifest.weights.tensors[{name!r}] is {info.dtype}{list(info.shape)}, {path.name} has {held}",
+                f"tensor {name!r} of manifest.weights is {info.dtype}{list(info.shape)}, {path.name} has {held}",
                 fix="copy the artifact again, or compile again",
             )
     data, report = load_file(path)

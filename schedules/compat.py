@@ -40,6 +40,7 @@ __all__ = [
     "expr_functor",
     "finish",
     "fast_frames",
+    "intrinsic",
     "ir",
     "ir_builder",
     "nn",
@@ -67,6 +68,14 @@ def register_op(name: str, doc: str) -> ir.Op:
 def dict_attrs(**attrs: object) -> ir.Attrs:
     """Attributes of a dialect call; values are str, int, float, or lists of them."""
     return ir.make_node("ir.DictAttrs", **attrs)
+
+
+def intrinsic(call: ir.Call) -> str:
+    """What a call of a PrimFunc calls: the name of the op, or of LLVM's intrinsic, whose number the first argument is."""
+    name = str(getattr(call.op, "name", ""))
+    if name in ("tirx.call_llvm_intrin", "tirx.call_llvm_pure_intrin"):
+        return str(tvm_ffi.get_global_func("target.llvm_get_intrinsic_name")(int(call.args[0])))
+    return name
 
 
 def finish(func: PrimFunc) -> PrimFunc:

@@ -1,28 +1,49 @@
-"""Dot products of four bytes in 16 lanes: unsigned times signed, summed into int32, exact on every target.
+"""Dot products of four bytes in 16 lanes: codes times signed bytes, summed into int32, exact on every target.
 
-One vpdpbusd where there is VNNI. Elsewhere bytes widen to 16 bits and are multiplied and added in pairs (vpmaddwd).
-vpmaddubsw, which takes bytes, would saturate; it serves codes of 4 bits, whose products leave 16 bits room for eight pairs.
+x86 has one instruction for unsigned times signed bytes (vpdpbusd), and so has Arm with i8mm (usdot). Arm's sdot takes signed bytes
+only: codes of 8 bits go in less 128, and the caller knows what that takes from the sum (`bias`). Elsewhere bytes widen to
+16 bits and are multiplied and added in pairs (vpmaddwd); vpmaddubsw, which takes bytes, would saturate, but it serves codes of
+4 bits, whose products leave 16 bits room for eight pairs.
 """
 
 from __future__ import annotations
 
-from .compat import T, ir
-from .emit import Buffer, Value, local, store
-from .target import TargetProfile
-from .vector import Vec, lanes
+from .compat import T, ir, tirx
+from .emit import Buffer, Value, let, local, store
+from .target import VECTOR, TargetProfile
+from .vector import LANES, Vec, lanes, splat
 
 PAIRS = "int16x32"
+SIGN = 128
+BYTES = 0x01010101  # the same byte four times
 
 
-def dot4(acc: Vec, unsigned: Value, signed: Value, target: TargetProfile) -> Vec:
-    """acc int32x16 + sum of four products in every lane; the operands are int32x16 words of four bytes each."""
-    if target.vnni:
-        u, s = T.reinterpret("uint8x64", unsigned), T.reinterpret("int8x64", signed)
+def bias(bits: int, target: TargetProfile) -> int:
+    """What `dot4` takes off every code of so many bits: 128 where codes of 8 bits are multiplied as signed bytes, else 0.
+
+    The sum of the signed operands times this is missing in the sum of products.
+    """
+    return SIGN if bits == 8 and target.dots == "sdot" else 0
+
+
+def dot4(acc: Vec, codes: Value, signed: Value, target: TargetProfile, bits: int = 8) -> Vec:
+    """acc int32x16 + sum of four products in every lane; the operands are int32x16 words of four bytes each.
+
+    `codes` are unsigned, below 2**bits, and count less `bias(bits, target)`.
+    """
+    if bias(bits, target):
+        codes = T.bitwise_xor(codes, splat(T.int32(SIGN * BYTES - 2**32)))
+    if target.dots:
+        u, s = T.reinterpret("uint8x64", codes), T.reinterpret("int8x64", signed)
+        if target.dots != "vpdpbusd":
+            return _by_quarters(f"llvm.aarch64.neon.{target.dots}", acc, u, s)
         if target.vector_bits == 512:
             return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, u, s)
         # In the VEX encoding where there is AVX-VNNI without AVX-512.
         return _by_halves("int32x8", "llvm.x86.avx512.vpdpbusd.256", acc, u, s)
-    u, s = T.reinterpret("int16x32", unsigned), T.reinterpret("int16x32", signed)
+    if target.kernels != VECTOR:
+        return _byte_by_byte(acc, codes, signed)
+    u, s = T.reinterpret("int16x32", codes), T.reinterpret("int16x32", signed)
     eight, low = T.broadcast(T.int16(8), 32), T.broadcast(T.int16(255), 32)
     even = (T.bitwise_and(u, low), T.shift_right(T.shift_left(s, eight), eight))
     odd = (T.bitwise_and(T.shift_right(u, eight), low), T.shift_right(s, eight))
@@ -32,24 +53,25 @@ def dot4(acc: Vec, unsigned: Value, signed: Value, target: TargetProfile) -> Vec
 class BlockSums:
     """Adds up to eight words of a block, of four bytes each, to `count` int32 sums.
 
-    With `codes` of 4 bits and no VNNI the products stay in 16 bits until `finish`: at most 8 * 2 * 15 * 127 = 30480.
+    Codes have `bits` bits and count as in `dot4`. With 4, and pairs of bytes as the widest product, sums may `wait` in 16 bits
+    until `finish`: at most 8 * 2 * 15 * 127 = 30480.
     """
 
-    def __init__(self, count: int, bits: int, target: TargetProfile) -> None:
-        self.target = target
+    def __init__(self, count: int, bits: int, target: TargetProfile, *, wait: bool = True) -> None:
+        self.target, self.bits = target, bits
         self.pairs: Buffer | None = None
-        if bits == 4 and not target.vnni:
+        if wait and bits == 4 and not target.dots and target.kernels == VECTOR:
             self.pairs = local("pairs", (count, 32), "int16", registers=True)
             for at in range(count):
                 store(self.pairs, (at, lanes(0, 32)), T.broadcast(T.int16(0), 32))
 
-    def add(self, sums: Buffer, index: Value, at: Value, unsigned: Value, signed: Value) -> None:
+    def add(self, sums: Buffer, index: Value, at: Value, codes: Value, signed: Value) -> None:
         """Add the products of a word to the sum number `at`, which lies at sums[index]."""
         if self.pairs is None:
-            store(sums, index, dot4(sums[index], unsigned, signed, self.target))
+            store(sums, index, dot4(sums[index], codes, signed, self.target, self.bits))
         else:
             place = (at, lanes(0, 32))
-            store(self.pairs, place, self.pairs[place] + _byte_pairs(unsigned, signed, self.target))
+            store(self.pairs, place, self.pairs[place] + _byte_pairs(codes, signed, self.target))
 
     def finish(self, sums: Buffer, index: Value, at: Value) -> None:
         """After the last word: the sum number `at` is complete."""
@@ -81,6 +103,39 @@ def _by_halves(dtype: str, name: str, *operands: Vec) -> Vec:
         halves = [ir.Call(op, [v], ret_ty=_lanes(str(v.ty), 1, 2)) for v in operands]
         parts.append(T.call_llvm_pure_intrin(dtype, name, *halves))
     return ir.Call(ir.Op.get("tirx.vectorcombine"), parts, ret_ty=_lanes(dtype, 2, 1))
+
+
+def splats(words: Buffer, row: tuple[Value, ...], first: Value, count: int, target: TargetProfile) -> list[Vec]:
+    """The words words[*row, first .. first + count - 1] of four bytes, each in all lanes, for `dot4`.
+
+    Arm multiplies by one word of a vector: four are loaded together, where memory holds a multiple of four of them.
+    """
+    if target.arch != "aarch64":
+        return [splat(words[(*row, first + i)]) for i in range(count)]
+    fours = [let("words", words[(*row, lanes(first + i, 4))]) for i in range(0, count, 4)]
+    return [tirx.Shuffle([fours[i // 4]], [T.int32(i % 4)] * LANES) for i in range(count)]
+
+
+def _by_quarters(name: str, acc: Vec, u: Vec, s: Vec) -> Vec:
+    """An instruction of a quarter of the width, four times: acc int32x16 and the products of u and s, 64 bytes each."""
+    parts = [
+        T.call_llvm_pure_intrin("int32x4", name, piece(acc, i, 4), piece(u, i, 16), piece(s, i, 16)) for i in range(4)
+    ]
+    return tirx.Shuffle(parts, [T.int32(lane) for lane in range(LANES)])
+
+
+def piece(v: Vec, number: int, n: int) -> Vec:
+    """The piece `number` of a vector in pieces of `n` lanes."""
+    return tirx.Shuffle([v], [T.int32(number * n + lane) for lane in range(n)])
+
+
+def _byte_by_byte(acc: Vec, codes: Value, signed: Value) -> Vec:
+    """The definition, for targets whose kernels are no vectors in the end."""
+    for j in range(4):
+        code = T.bitwise_and(T.shift_right(codes, splat(T.int32(8 * j))), splat(T.int32(255)))
+        byte = T.shift_right(T.shift_left(signed, splat(T.int32(24 - 8 * j))), splat(T.int32(24)))
+        acc = acc + code * byte
+    return acc
 
 
 def _lanes(dtype: str, times: int, over: int) -> str:

@@ -35,13 +35,13 @@ def small_manifest(*, dense: bool = False) -> Manifest:
     With `dense` its embeddings have a layer behind the pooling, in one file more.
     """
     layers = (DenseInfo("layers.0.weight", "layers.0.bias", "tanh"),) if dense else ()
-    files = ("lib.so", *(["pooling.safetensors"] if dense else []), "weights.safetensors")
+    files = ("lib/test.so", *(["pooling.safetensors"] if dense else []), "weights.safetensors")
     return Manifest(
         format_version=FORMAT_VERSION,
         heddle_version="0.0.1",
         tvm_version=tvm_version(),
         ffi_version=ffi_version(),
-        target=TargetInfo("test", architecture(), (), {"kind": "llvm"}),
+        targets=(TargetInfo("test", architecture(), (), {"kind": "llvm"}, "lib/test.so", "weights.safetensors"),),
         model=ModelInfo(
             "LlamaForCausalLM",
             "decoder",
@@ -61,7 +61,7 @@ def small_manifest(*, dense: bool = False) -> Manifest:
         pooling=PoolingInfo("mean", True, 256, layers, ()),
         generation={"eos_token_ids": [2]},
         functions=(FunctionInfo("body", ("w",), (InstanceInfo("body_1", 1), InstanceInfo("body_n", 16))),),
-        weights=WeightsInfo("weights.safetensors", {"w": TensorInfo("float16", (8, 8))}),
+        weights=(WeightsInfo("weights.safetensors", {"w": TensorInfo("float16", (8, 8))}),),
         caches=(CacheGroup("kv", "paged", 1, 16, "float32", (1, 1, 128), 512),),
         plan=PlanInfo.of(PlanLayout(16, 2)),
         memory=MemoryInfo(128, 0, 512, "weights 128 + pages * 512"),

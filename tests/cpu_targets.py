@@ -14,7 +14,7 @@ DOTS = ("quant_linear", "attention")
 
 def marks(target: TargetProfile, name: str) -> list[pytest.MarkDecorator]:
     """slow where a kernel is the same code as on another target: AVX-VNNI is AVX2 but for dot products."""
-    same = target.vnni and target.vector_bits == 256 and not name.removeprefix("heddle.").startswith(DOTS)
+    same = target.name == "x86-64-v3-vnni" and not name.removeprefix("heddle.").startswith(DOTS)
     return [pytest.mark.slow] if same else []
 
 

@@ -14,7 +14,7 @@ import pytest
 import heddle.llm
 import heddle.opening
 from heddle.runtime.artifact import Artifact
-from heddle.runtime.manifest import PoolingInfo
+from heddle.runtime.manifest import PoolingInfo, TargetInfo
 from heddle.runtime.null_runner import HIDDEN, NullRunner
 
 from .tokenizers_for_tests import TINYDOC
@@ -58,14 +58,18 @@ def null_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: int) 
             context_length=256,
             hidden_size=HIDDEN,
         ),
-        weights=SimpleNamespace(file="weights.safetensors"),
-        files={name: SimpleNamespace(sha256=name) for name in ("weights.safetensors", "lib.so")},
+        files={name: SimpleNamespace(sha256=name) for name in ("weights.safetensors", "lib/test.so")},
         functions=Functions(),
         pooling=PoolingInfo("mean", True, 0, (), ()),
         plan=SimpleNamespace(max_tokens=48, max_seqs=3),
         generation={"eos_token_ids": [2, 0]},
         caches=(SimpleNamespace(page_tokens=16, record_bytes=1000),),
     )
-    monkeypatch.setattr(heddle.opening, "open_artifact", lambda path, verify="quick": Artifact(Path(path), manifest))
+    target = TargetInfo("test", "", (), {}, "lib/test.so", "weights.safetensors")
+
+    def opened(path: str, verify: str = "quick", name: str = "native") -> Artifact:
+        return Artifact(Path(path), manifest, target)
+
+    monkeypatch.setattr(heddle.opening, "open_artifact", opened)
     monkeypatch.setattr(heddle.llm, "ModelRunner", Runner)
     return folder

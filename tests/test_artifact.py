@@ -45,6 +45,11 @@ def refused(path: Path, kind: type[ArtifactError] = ArtifactError, **options: st
     return str(caught.value)
 
 
+def library(path: Path) -> str:
+    """The file of the library that this machine runs."""
+    return open_artifact(path).target.library
+
+
 # ------------------------------------------------------------------------------------------------------------ opening
 def test_opens(tinydoc: Path) -> None:
     for verify in ("quick", "full"):
@@ -52,7 +57,7 @@ def test_opens(tinydoc: Path) -> None:
         assert opened.bytes == sum(f.stat().st_size for f in tinydoc.rglob("*") if f.is_file()) - (
             (tinydoc / "manifest.json").stat().st_size
         )
-        assert opened.file("lib.so") == tinydoc / "lib.so"
+        assert opened.file(opened.target.library) == tinydoc / "lib" / f"{opened.target.name}.so"
     with pytest.raises(ValueError, match="verify='fast'; choose quick or full"):
         open_artifact(tinydoc, verify="fast")
 
@@ -91,16 +96,18 @@ def test_other_library_versions(damaged: Path, field: str, package: str) -> None
 
 
 def test_another_cpu(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = frozenset(open_artifact(damaged).manifest.target.features)
+    target = open_artifact(damaged).target
+    features = frozenset(target.features)
     with monkeypatch.context() as patch:
         patch.setattr(artifact_module, "cpu_features", lambda: features - {min(features)})
         text = refused(damaged)
-    assert f"manifest.target.features has {min(features)}, which this CPU lacks" in text
+    assert "can run no target of the artifact" in text
+    assert f"{target.name} needs {min(features)}" in text
     assert "--target" in text
-    edit_manifest(damaged, lambda raw: raw["target"]["features"].extend(["quantum", "amx_future"]))
-    assert "manifest.target.features has amx_future, quantum, which this CPU lacks" in refused(damaged)
-    edit_manifest(damaged, lambda raw: raw["target"].update(arch="riscv64"))
-    assert "manifest.target.arch is riscv64, this machine is " in refused(damaged)
+    edit_manifest(damaged, lambda raw: raw["targets"][0]["features"].extend(["quantum", "amx_future"]))
+    assert f"{target.name} needs amx_future, quantum" in refused(damaged)
+    edit_manifest(damaged, lambda raw: raw["targets"][0].update(arch="riscv64"))
+    assert f"{target.name} needs an riscv64 CPU" in refused(damaged)
 
 
 def test_files_are_listed_in_order(tinydoc: Path) -> None:
@@ -116,8 +123,9 @@ def test_missing_files(damaged: Path, tinydoc: Path) -> None:
     open_artifact(damaged)
 
 
-@pytest.mark.parametrize("name", ["lib.so", "weights.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["lib", "weights.safetensors", "config.json"])
 def test_other_sizes(damaged: Path, name: str) -> None:
+    name = library(damaged) if name == "lib" else name
     file = damaged / name
     size = file.stat().st_size
     for new in (size - 1, 0, size + 1):
@@ -125,19 +133,21 @@ def test_other_sizes(damaged: Path, name: str) -> None:
         assert f"{name} has {new} bytes, manifest.files[{name!r}].bytes is {size}" in refused(damaged)
 
 
-@pytest.mark.parametrize("name", ["lib.so", "weights.safetensors", "tokenizer.json", "ir/passes.json"])
+@pytest.mark.parametrize("name", ["lib", "weights.safetensors", "tokenizer.json", "ir/passes.json"])
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_flipped_bytes(damaged: Path, name: str, position: int) -> None:
+    name = library(damaged) if name == "lib" else name
     flip_byte(damaged / name, position)
     assert f"{name} does not have the hash of manifest.files[{name!r}].sha256" in refused(damaged, verify="full")
 
 
 def test_large_files_are_hashed_on_request(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lib = library(damaged)
     flip_byte(damaged / "weights.safetensors", -1)
-    flip_byte(damaged / "lib.so", -1)
+    flip_byte(damaged / lib, -1)
     size = (damaged / "weights.safetensors").stat().st_size
-    assert "lib.so" in refused(damaged)  # the library is always hashed: it is going to run
-    flip_byte(damaged / "lib.so", -1)
+    assert lib in refused(damaged)  # the library is always hashed: it is going to run
+    flip_byte(damaged / lib, -1)
     monkeypatch.setattr(artifact_module, "SMALL_FILE", size - 1)
     open_artifact(damaged)
     assert "weights.safetensors does not have the hash" in refused(damaged, verify="full")
@@ -159,7 +169,7 @@ def write(
     manifest: Manifest | None = None,
 ) -> None:
     with ArtifactWriter(destination) as writer:
-        writer.write_text("lib.so", note)
+        writer.write_text("lib/test.so", note)
         writer.write_text("ir/00-first.py", "# deep\n")
         writer.write_weights("weights.safetensors", SPECS, produce)
         writer.finish(manifest or small_manifest())
@@ -179,19 +189,19 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path
     assert names(tmp_path) <= {"model.heddle"}
     assert path.exists() == request.param
     if request.param:
-        assert (open_artifact(path, verify="full").path / "lib.so").read_text() == "old"
+        assert (open_artifact(path, verify="full").path / "lib/test.so").read_text() == "old"
 
 
 def test_written_and_opened(tmp_path: Path) -> None:
     path = tmp_path / "some" / "where" / "model.heddle"
     write(path)
     opened = open_artifact(path, verify="full")
-    assert set(opened.manifest.files) == {"lib.so", "ir/00-first.py", "weights.safetensors"}
+    assert set(opened.manifest.files) == {"lib/test.so", "ir/00-first.py", "weights.safetensors"}
     assert dataclasses.replace(opened.manifest, files={}) == dataclasses.replace(small_manifest(), files={})
     data, _ = load_file(path / "weights.safetensors")
     np.testing.assert_array_equal(read_header(path / "weights.safetensors")["w"].view(data), weight("w"))
     write(path, note="newer")
-    assert (open_artifact(path, verify="full").path / "lib.so").read_text() == "newer"
+    assert (open_artifact(path, verify="full").path / "lib/test.so").read_text() == "newer"
     assert names(path.parent) == {"model.heddle"}
 
 
@@ -207,10 +217,10 @@ def test_copies_hold_one_piece(tmp_path: Path) -> None:
     content = np.random.default_rng(0).bytes(2 * WRITE_BYTES + 5)
     (tmp_path / "source").write_bytes(content)
     with ArtifactWriter(tmp_path / "a") as writer:
-        writer.copy("lib.so", tmp_path / "source")
+        writer.copy("lib/test.so", tmp_path / "source")
         writer.write_weights("weights.safetensors", SPECS, weight)
         writer.finish(small_manifest())
-    assert (tmp_path / "a" / "lib.so").read_bytes() == content
+    assert (tmp_path / "a" / "lib/test.so").read_bytes() == content
     open_artifact(tmp_path / "a", verify="full")
 
 
@@ -275,7 +285,7 @@ def test_interrupted_while_moving_into_place(
             write(path)
     assert names(tmp_path) == {"model.heddle"}
     expected = "new" if renames == 2 else "old"
-    assert (open_artifact(path, verify="full").path / "lib.so").read_text() == expected
+    assert (open_artifact(path, verify="full").path / "lib/test.so").read_text() == expected
 
 
 def test_a_manifest_that_could_not_be_read_is_not_written(destination: Path) -> None:

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(path: Path) -> Path:
     """A small artifact."""
     with ArtifactWriter(path) as writer:
-        writer.write_text("lib.so", "x" * 1000)
+        writer.write_text("lib/test.so", "x" * 1000)
         writer.write_weights("weights.safetensors", [("w", "uint8", (8,))], lambda name: np.zeros(8, np.uint8))
         writer.finish(small_manifest())
     return path
@@ -182,7 +182,7 @@ def test_a_lookup_is_a_use() -> None:
 def test_a_damaged_entry_is_built_again(damage: str) -> None:
     path = build_cache.find_or_build("k", build)
     if damage == "byte":
-        flip_byte(path / "lib.so", 5)
+        flip_byte(path / "lib/test.so", 5)
     elif damage == "missing":
         (path / "weights.safetensors").unlink()
     elif damage == "manifest":
@@ -190,7 +190,7 @@ def test_a_damaged_entry_is_built_again(damage: str) -> None:
     elif damage == "no manifest":
         (path / "manifest.json").unlink()
     else:
-        edit_manifest(path, lambda raw: raw.update(format_version=7))
+        edit_manifest(path, lambda raw: raw.update(format_version=8))
     assert build_cache.lookup("k") is None
     assert build_cache.find_or_build("k", build) == path
     open_artifact(path, verify="full")
@@ -218,7 +218,7 @@ def test_built_once_for_all_who_ask(folder: Path) -> None:
 def test_a_failed_build_leaves_no_entry(folder: Path, kind: type[BaseException]) -> None:
     def fail(path: Path) -> Path:
         with ArtifactWriter(path) as writer:
-            writer.write_text("lib.so", "half")
+            writer.write_text("lib/test.so", "half")
             raise kind
 
     with pytest.raises(kind):

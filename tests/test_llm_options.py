@@ -169,7 +169,7 @@ def test_identity_is_that_of_weights_code_and_cache(llm: LLM) -> None:
     names = {heddle.opening.identity(llm.artifact)}
     for change in (
         lambda: setattr(manifest.files["weights.safetensors"], "sha256", "other"),
-        lambda: setattr(manifest.files["lib.so"], "sha256", "other"),
+        lambda: setattr(manifest.files["lib/test.so"], "sha256", "other"),
         lambda: setattr(manifest.model, "kv_dtype", "int8"),
     ):
         change()

@@ -102,13 +102,19 @@ def test_every_class_refuses_unknown_fields(raw: dict[str, Any]) -> None:
         (lambda raw: raw["model"].update(vocab_size=True), "manifest.model.vocab_size must be int, found true"),
         (lambda raw: raw["model"].update(vocab_size=4.0), "manifest.model.vocab_size must be int, found 4.0"),
         (lambda raw: raw["model"].update(vocab_size="4"), 'manifest.model.vocab_size must be int, found "4"'),
-        (lambda raw: raw["target"].update(features="avx2"), 'manifest.target.features must be a list, found "avx2"'),
-        (lambda raw: raw["target"].update(features=["fma", 2]), "manifest.target.features[1] must be str, found 2"),
-        (lambda raw: raw["files"].update(x=3), "manifest.files['x'] must be an object, found 3"),
-        (lambda raw: raw["files"]["lib.so"].pop("bytes"), "manifest.files['lib.so'].bytes is missing"),
         (
-            lambda raw: raw["weights"]["tensors"]["w"].update(shape=[8, "8"]),
-            "manifest.weights.tensors['w'].shape[1] must be int, found \"8\"",
+            lambda raw: raw["targets"][0].update(features="avx2"),
+            'manifest.targets[0].features must be a list, found "avx2"',
+        ),
+        (
+            lambda raw: raw["targets"][0].update(features=["fma", 2]),
+            "manifest.targets[0].features[1] must be str, found 2",
+        ),
+        (lambda raw: raw["files"].update(x=3), "manifest.files['x'] must be an object, found 3"),
+        (lambda raw: raw["files"]["lib/test.so"].pop("bytes"), "manifest.files['lib/test.so'].bytes is missing"),
+        (
+            lambda raw: raw["weights"][0]["tensors"]["w"].update(shape=[8, "8"]),
+            "manifest.weights[0].tensors['w'].shape[1] must be int, found \"8\"",
         ),
         (lambda raw: raw["compile_seconds"].update(a="1"), "manifest.compile_seconds['a'] must be float, found \"1\""),
         (lambda raw: raw.update(functions={}), "manifest.functions must be a list, found {}"),
@@ -130,10 +136,22 @@ def test_types_are_exact(raw: dict[str, Any], edit: Callable[[dict[str, Any]], o
         (lambda raw: raw["plan"].update(max_tokens=0), "manifest.plan.max_tokens is 0"),
         (lambda raw: raw["plan"].update(max_seqs=-3), "manifest.plan.max_seqs is -3"),
         (lambda raw: raw["plan"]["offsets"].update(tiles=1), "manifest.plan.offsets is "),
-        (lambda raw: raw["weights"].update(file="other"), "manifest.weights.file needs 'other'"),
-        (lambda raw: raw["files"].pop("lib.so"), "manifest.files needs 'lib.so'"),
-        (lambda raw: raw["files"].update({"a/../../b": raw["files"]["lib.so"]}), "'a/../../b', which points outside"),
-        (lambda raw: raw["files"].update({"/etc/passwd": raw["files"]["lib.so"]}), "'/etc/passwd', which points outs"),
+        (lambda raw: raw["files"].pop("weights.safetensors"), "manifest.weights[0].file needs 'weights.safetensors'"),
+        (lambda raw: raw["files"].pop("lib/test.so"), "manifest.targets[0].library needs 'lib/test.so'"),
+        (lambda raw: raw["targets"].clear(), "manifest.targets must have a target, and each once, found []"),
+        (lambda raw: raw["targets"].append(raw["targets"][0]), "and each once, found ['test', 'test']"),
+        (
+            lambda raw: raw["targets"][0].update(weights="other"),
+            "manifest.targets[0].weights is 'other', which manifest.weights lacks (it has ['weights.safetensors'])",
+        ),
+        (
+            lambda raw: raw["files"].update({"a/../../b": raw["files"]["lib/test.so"]}),
+            "'a/../../b', which points outside",
+        ),
+        (
+            lambda raw: raw["files"].update({"/etc/passwd": raw["files"]["lib/test.so"]}),
+            "'/etc/passwd', which points outs",
+        ),
     ],
 )
 def test_fields_that_disagree(raw: dict[str, Any], edit: Callable[[dict[str, Any]], object], expected: str) -> None:

@@ -44,7 +44,7 @@ def test_the_compiler_is_not_mapped(tinydoc: Path, tmp_path: Path) -> None:
     )
     child = json.loads(done.stdout)
     libraries = child["libraries"]
-    assert "lib.so" in libraries  # the listing works
+    assert any(name.startswith("x86-64") or name.startswith("aarch64") for name in libraries)  # the listing works
     assert any(name.startswith("libtvm_runtime") for name in libraries)
     assert not [name for name in libraries if "compiler" in name or "LLVM" in name or "torch" in name]
     modules = set(child["modules"])

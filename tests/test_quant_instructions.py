@@ -40,7 +40,7 @@ def test_the_assembly_has_the_instructions_of_the_target(target: TargetProfile, 
     register = "zmm" if target.vector_bits == 512 else "ymm"
     # Bytes may be multiplied in pairs only where codes are below 128: of 4 bits, and not yet times a scale.
     small = scheme(name).weight.bits == 4 and not (scheme(name).weight.two_level and tile_rows == ROW_TILE)
-    if target.vnni:
+    if target.dots:
         # The VEX encoding is the one that CPUs without AVX-512 have.
         assert found == {("" if target.vector_bits == 512 else "vex", "vpdpbusd", register)}
     elif small:

@@ -237,8 +237,8 @@ def test_what_the_artifact_holds(artifact: Callable[..., Path], small: Path) -> 
         assert found == SCHEMES[re.sub(r"\d+", "*", site)]
     labels = {site: info.label for site, info in model.quantized.items() if not info.kept}
     assert labels == {f"layers.{i}.{site}": "Q6_K" for i in (0, 1) for site in ("attn.v", "mlp.up")}
-    tensors = safetensors.read_header(opened.path / opened.manifest.weights.file)
-    data = np.memmap(opened.path / opened.manifest.weights.file, np.uint8, mode="r")
+    tensors = safetensors.read_header(opened.path / opened.weights.file)
+    data = np.memmap(opened.path / opened.weights.file, np.uint8, mode="r")
     checkpoint, fmt = StoredModel(small, MIXED).checkpoint(), weight_format("w8-g32")
     name = "layers.0.mlp.gate+up.weight.w8-g32"
     arrays = {key: np.asarray(tensors[f"{name}.{key}"].view(data)) for key in ("codes", "scales")}

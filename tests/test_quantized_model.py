@@ -185,7 +185,7 @@ def test_a_tied_table_is_stored_once_with_one_scheme(artifact: Artifacts) -> Non
     found = manifest(artifact("w4a8"))
     table = ("embed.weight.w8-pc.codes", "embed.weight.w8-pc.scales")
     assert found.function("embed").params == found.function("head").params == table
-    assert [name for name in found.weights.tensors if "embed" in name or "head" in name] == list(table)
+    assert [name for name in found.weights[0].tensors if "embed" in name or "head" in name] == list(table)
 
 
 def test_a_tied_table_is_stored_twice_with_two_schemes(artifact: Artifacts) -> None:
@@ -208,7 +208,7 @@ def test_schemes_of_the_manifest(artifact: Artifacts) -> None:
         "layers.1.mlp.down": "w8a8-g32-asym-ag",
         "lm_head": "w8a16-pc",
     }
-    tensors = manifest(artifact(MIXED)).weights.tensors
+    tensors = manifest(artifact(MIXED)).weights[0].tensors
     assert tensors["layers.0.mlp.down.weight.tile32"].dtype == "float32"
     assert "layers.0.attn.q.weight.w4-g32.codes" in tensors, "q, k and v differ, so they are apart"
     assert "layers.0.attn.k.weight.w4-g32-2l-asym.channels" in tensors
@@ -217,7 +217,7 @@ def test_schemes_of_the_manifest(artifact: Artifacts) -> None:
 @pytest.mark.parametrize("quant", ["w4a8", MIXED], ids=["w4a8", "mixed"])
 def test_stored_bytes_are_the_bits_per_weight(artifact: Artifacts, small: Path, quant: Any) -> None:
     path, model = artifact(quant), read_source(small)
-    tensors = manifest(path).weights.tensors
+    tensors = manifest(path).weights[0].tensors
     sizes = {name: math.prod(t.shape) * ITEM_BYTES[t.dtype] for name, t in tensors.items()}
     sites, expected = model_sites(model.specs), 0.0
     chosen = choose_schemes(quant, sites)

@@ -63,7 +63,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     def never(*args: object, **kwargs: object) -> None:
         pytest.fail("the work has begun")
 
-    for work in ("lower", "generate_code", "ArtifactWriter"):
+    for work in ("build_variants", "ArtifactWriter"):
         monkeypatch.setattr(driver, work, never)
 
     def ask(source: Path, quant: Any, **options: Any) -> str:
@@ -210,11 +210,11 @@ def test_weights_that_stay_may_be_anything(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_target_without_kernels(refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = TargetProfile("neoverse", "aarch64", "neoverse-n1", (), frozenset(), 128, 32)
-    monkeypatch.setitem(targets.PROFILES, "neoverse", other)
-    message = refused(save(tmp_path / "model"), "w4a8", target="neoverse")
+    other = TargetProfile("riscv", "riscv64", (("kind", "llvm"),), frozenset(), 128, 32)
+    monkeypatch.setitem(targets.PROFILES, "riscv", other)
+    message = refused(save(tmp_path / "model"), "w4a8", target="riscv")
     assert "w4a8-g32 does not fit layers.0.attn.q, layers.1.attn.q, layers.0.attn.k and 11 more" in message
-    assert "are for x86_64 so far, neoverse is aarch64" in message
+    assert "are for x86_64 so far, riscv is riscv64" in message
 
 
 # ------------------------------------------------------------------------------------------------------- the build cache
@@ -222,7 +222,7 @@ def test_equal_quants_are_built_once(tinydoc: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HEDDLE_CACHE", str(tmp_path / "cache"))
     built: list[dict[str, str]] = []
 
-    def fake(source: Any, profile: Any, options: Any, output: Path, seconds: Any, progress: Any) -> Path:
+    def fake(source: Any, profiles: Any, options: Any, output: Path, seconds: Any, progress: Any) -> Path:
         built.append(options.schemes)
         return Path(shutil.copytree(tinydoc, output, dirs_exist_ok=True))
 

@@ -19,7 +19,7 @@ from ...models.problems import raise_errors
 from ...models.weights import FLOAT_DTYPES
 from ...runtime.artifact import ModuleArtifact
 from ...runtime.errors import HeddleError
-from ...runtime.manifest import LIBRARY_FILE, MODULE, TargetInfo, TensorInfo, WeightsInfo
+from ...runtime.manifest import LIBRARY_FILE, MODULE, TensorInfo, WeightsInfo
 from ...runtime.module import Module
 from ...runtime.module_manifest import FORMAT_VERSION, FUNCTION, ModuleManifest
 from ...runtime.tvm import ffi_version, tvm_version
@@ -27,6 +27,7 @@ from ...schedules.target import TargetProfile
 from ..artifact_writer import ArtifactWriter, TensorSpec
 from ..codegen import generate_code, link, resolve, timed
 from ..driver import Progress
+from ..manifest import target_info
 from ..quant import Quant, choose_schemes, finite_problems, names, scheme_problems
 from ..weights import WeightWriter
 from .files import WEIGHTS
@@ -57,7 +58,8 @@ def compile_torch(
     """
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise HeddleError(f"dtype={dtype!r} is not supported", fix=f"choose one of: {', '.join(FLOAT_DTYPES)}")
-    profile, report, seconds = resolve(target), progress or (lambda what, done, total: None), dict[str, float]()
+    (profile,) = resolve(target)
+    report, seconds = progress or (lambda what, done, total: None), dict[str, float]()
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         report("exporting", 0, 4)
         with timed(seconds, "export"):
@@ -73,7 +75,7 @@ def compile_torch(
         lowered = run(program.mod, profile, [RecognizeLinears(dtype or ""), *module_phases(chosen)])
         seconds.update(lowered.seconds)
         report("generating code", 2, 4)
-        link(generate_code(lowered, {}, profile, seconds), Path(scratch) / LIBRARY_FILE, seconds)
+        link(generate_code(lowered, {}, profile, seconds), Path(scratch) / LIBRARY_FILE, profile, seconds)
         report("weights", 3, 4)
         for i, (phase, text) in enumerate(lowered.texts):
             writer.write_text(f"ir/{i:02d}-{phase}.py", text)
@@ -138,7 +140,7 @@ def describe(
         heddle_version=__version__,
         tvm_version=tvm_version(),
         ffi_version=ffi_version(),
-        target=TargetInfo(profile.name, profile.arch, tuple(sorted(profile.features)), profile.tvm_spec()),
+        target=target_info(profile, LIBRARY_FILE, WEIGHTS),
         source=Path(source).name,
         inputs=program.inputs,
         outputs=program.outputs,

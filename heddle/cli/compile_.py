@@ -20,7 +20,15 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Artifact directory (default: the build cache).")
 @quant_option()
-@click.option("--target", default="native", show_default=True, help="Target profile, or native for this CPU's widest.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("portable",),
+    show_default=True,
+    help="Target profile to make a library for (several times for several); native: this CPU's best, portable: all of this "
+    "architecture.",
+)
 @click.option("--dtype", type=DTYPES, help="Store unquantized matrices in this type (default: the checkpoint's).")
 @click.option(
     "--kv-dtype", type=KV_DTYPES, help="Type of the KV cache (default: that of the weights); int8 halves float16."
@@ -35,7 +43,7 @@ def command(
     source: Path,
     output: Path | None,
     quant: Any,
-    target: str,
+    targets: tuple[str, ...],
     dtype: str | None,
     kv_dtype: str | None,
     max_tokens: int,
@@ -47,14 +55,14 @@ def command(
 ) -> None:
     """Compile SOURCE, a Hugging Face or MLC directory or a GGUF file (or a config.json with --random-weights)."""
     from ..compiler.driver import compile_model
-    from ..runtime.artifact import open_artifact
+    from ..runtime.artifact import read_manifest
 
     with progress_bar() as progress:
         path = compile_model(
             source,
             output,
             quant=quant,
-            target=target,
+            target=targets,
             dtype=dtype,
             kv_dtype=kv_dtype,
             max_tokens=max_tokens,
@@ -64,10 +72,11 @@ def command(
             model_file=model_file,
             progress=progress,
         )
-    artifact = open_artifact(path)
-    seconds = artifact.manifest.compile_seconds
+    manifest = read_manifest(path)
+    seconds, made = manifest.compile_seconds, [target.name for target in manifest.targets]
+    size = sum(info.bytes for info in manifest.files.values())
     if as_json:
-        click.echo(json.dumps({"path": str(path), "bytes": artifact.bytes, "seconds": seconds}))
+        click.echo(json.dumps({"path": str(path), "bytes": size, "targets": made, "seconds": seconds}))
         return
-    click.echo(f"{path}: {artifact.bytes / 1e6:.1f} MB for {artifact.manifest.target.name}")
+    click.echo(f"{path}: {size / 1e6:.1f} MB for {', '.join(made)}")
     click.echo("  ".join(f"{phase} {spent:.2f} s" for phase, spent in seconds.items() if spent >= 0.005))

@@ -19,26 +19,36 @@ from .quant import summary
 @click.option("--json", "as_json", is_flag=True, help="Print manifest and kernels as JSON.")
 def command(artifact: Path, verify: bool, as_json: bool) -> None:
     """Show model, target, functions, kernels, memory and files of ARTIFACT."""
-    from ..runtime.artifact import is_module, open_artifact
+    from ..runtime.artifact import check_files, is_module, obstacle, read_manifest
+    from ..runtime.errors import ArtifactError
+    from ..runtime.manifest import MANIFEST_FILE
 
     if is_module(artifact):
         from .inspect_module import show
 
         show(artifact, "full" if verify else "quick", as_json)
         return
-    opened = open_artifact(artifact, "full" if verify else "quick")
-    manifest, used = opened.manifest, kernels(opened.path)
+    if not (artifact / MANIFEST_FILE).is_file():
+        raise ArtifactError(
+            f"{artifact} is not an artifact", f"it has no {MANIFEST_FILE}", "give what heddle compile made"
+        )
+    manifest, used = read_manifest(artifact), kernels(artifact)
+    check_files(artifact, manifest, whole=verify)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(manifest), "kernels": used}))
         return
-    model, target, memory = manifest.model, manifest.target, manifest.memory
+    model, memory = manifest.model, manifest.memory
     name = model.architecture + ", an encoder" * (model.kind == "encoder")
     click.echo(f"{name}, {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}")
     click.echo(f"  heads {model.num_heads}/{model.num_kv_heads} of {model.head_dim}, context {model.context_length}")
     click.echo(f"  weights {model.weight_dtype}, KV cache {model.kv_dtype}")
     for site, scheme in summary(model.schemes, model.quantized, model.weight_dtype).items():
         click.echo(f"    {site}: {scheme}")
-    click.echo(f"target {target.name} ({target.arch}): {' '.join(target.features)}")
+    for target in manifest.targets:
+        size = manifest.files[target.library].bytes
+        lacks = obstacle(target)
+        runs = f"not on this machine, which lacks {lacks}" if lacks else "runs here"
+        click.echo(f"target {target.name} ({target.arch}, {size / 1e6:.2f} MB, {runs}): {' '.join(target.features)}")
     click.echo(f"made by heddle {manifest.heddle_version}, tvm {manifest.tvm_version}, tvm-ffi {manifest.ffi_version}")
     for function in manifest.functions:
         instances = ", ".join(f"{i.symbol} (<= {i.max_rows} rows)" for i in function.instances)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from ..target import TargetProfile
-from ..vector import LANES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Group:
 
 def query_group(rows: int, sharing: int, target: TargetProfile) -> Group:
     """The group of `rows` rows times the `sharing` heads of one kv head, with register tiles for the target."""
-    registers = target.vector_registers * target.vector_bits // (32 * LANES)  # float32x16 values
+    registers = target.wide_registers
     most = 8 if registers >= 32 else 4
     size = rows * sharing
     block = -(-size // -(-size // most))

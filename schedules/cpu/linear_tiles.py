@@ -27,7 +27,7 @@ def linear_tiles(spec: LinearSpec, target: TargetProfile) -> PrimFunc:
     K, N, parts, tiles = spec.in_features, spec.out_features, spec.parts, spec.tiles
     dtype = spec.weight_dtype
     MR = row_tile(target)
-    many_registers = target.vector_registers >= 32
+    many_registers = target.wide_registers >= 32
     C = HALVES if many_registers else 1  # vectors of output channels in a register tile
     M = MR if many_registers else MR // 2  # rows in a register tile
     width = parts * HALVES

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from ..compat import PrimFunc, T, tirx
-from ..dot import BlockSums
+from ..dot import BlockSums, bias, splats
 from ..emit import Buffer, Value, evaluate, i64, let, local, parallel, prim_func, serial, store
 from ..target import TargetProfile
 from ..vector import LANES, Vec, const, fma, lanes, splat
@@ -54,6 +54,7 @@ class _Rows:
     def __init__(self, spec: QuantSpec, rows: int, target: TargetProfile) -> None:
         self.spec, self.rows, self.target = spec, rows, target
         self.walk = plan_walk(spec, rows, target)
+        self.less = bias(spec.weight.bits, target)
         self.n = tirx.Var("n", "int64") if rows > 1 else T.int64(1)
         self.row_tiles = tirx.Var("row_tiles", "int64") if rows > 1 and spec.limbs else T.int64(1)
         self.b: Mapping[str, Buffer] = (
@@ -135,7 +136,7 @@ class _Rows:
                 at = m * limbs + limb
                 x_sum = self.b["sums"][row_tile, g, (first + m) * limbs + limb] if spec.limbs else None
                 for array, tile in zip(sums, tiles, strict=True):
-                    begin = const(0.0) if x_sum is None else spec.start(self.b, tile, g, x_sum)
+                    begin = const(0.0) if x_sum is None else spec.start(self.b, tile, g, x_sum, self.less)
                     store(array, (at, lanes(0)), begin)
         whole = spec.group // BLOCK
         if whole == 1:
@@ -166,16 +167,18 @@ class _Rows:
         count, limbs = walk.at_once * spec.limbs, range(spec.limbs)
         dots = [BlockSums(count, spec.weight.bits, self.target) for _ in tiles] if spec.limbs else []
         by_tile = [block_words(w, spec.weight.bits, tile, block, words) for tile in tiles]
+        splatted = [
+            splats(self.b["x"], (row_tile, block, first + m), limb * WORDS, words, self.target)
+            for m, limb in itertools.product(range(walk.at_once), limbs)
+        ]
         for step, of_step in enumerate(zip(*by_tile, strict=True)):
             for i, (word, array, tile) in enumerate(zip(of_step, sums, tiles, strict=True)):
                 codes = let(f"codes{i}_{step}", word)
                 if not spec.limbs:
                     self.multiply(codes, block * BLOCK + step * 4, tile, g, row_tile, first, array)
                     continue
-                for m, limb in itertools.product(range(walk.at_once), limbs):
-                    at = m * spec.limbs + limb
-                    x = splat(self.b["x"][row_tile, block, first + m, limb * WORDS + step])
-                    dots[i].add(array, (at, lanes(0)), at, codes, x)
+                for at, x in enumerate(splatted):
+                    dots[i].add(array, (at, lanes(0)), at, codes, x[step])
         for dot, array in zip(dots, sums, strict=False):
             for at in range(count):
                 dot.finish(array, (at, lanes(0)), at)

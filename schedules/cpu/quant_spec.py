@@ -152,13 +152,16 @@ class QuantSpec:
         """The parameter `y` float32 [n, N]."""
         return {"y": buffer("y", [n, T.int64(self.out_features)], "float32", align=64)}
 
-    def start(self, b: Mapping[str, Buffer], tile: Value, group: Value, x_sum: Value) -> Vec:
-        """What a group's int32 sums begin with: -zero * sum of the row's codes. `tile` counts over both parts."""
+    def start(self, b: Mapping[str, Buffer], tile: Value, group: Value, x_sum: Value, less: int) -> Vec:
+        """What a group's int32 sums begin with: (less - zero) * sum of the row's codes. `tile` counts over both parts.
+
+        Dot products take the weight's codes less `less` (`dot.bias`), which then is the zero of symmetric formats, or 0.
+        """
         if self.weight.minima:
-            return splat(T.int32(0))
+            return splat(x_sum * T.int32(less))
         if self.weight.symmetric:
-            return splat(x_sum)  # quant_pack has multiplied
-        return T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") * splat(T.int32(0) - x_sum)
+            return splat(T.int32(0) if less else x_sum)  # quant_pack has multiplied
+        return (T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") - splat(T.int32(less))) * splat(T.int32(0) - x_sum)
 
     def scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
         """float32 scales of a group; of two levels the integer one."""
@@ -220,8 +223,9 @@ def block_words(w: Buffer, bits: int, tile: Value, block: Value, words: int = WO
     if bits == 8:
         return [T.reinterpret("int32x16", w[tile, block * WORDS + i, lanes(0, 64)]) for i in range(words)]
     lines = [T.reinterpret("int32x16", w[tile, block, i, lanes(0, 64)]) for i in range(BLOCK // 8)]
-    low, four = splat(T.int32(0x0F0F0F0F)), splat(T.int32(4))
-    return [T.bitwise_and(v, low) for v in lines] + [T.bitwise_and(T.shift_right(v, four), low) for v in lines]
+    low, four = splat(T.int32(0x0F0F0F0F)), T.broadcast(T.uint8(4), 64)
+    high = [T.reinterpret("int32x16", T.shift_right(T.reinterpret("uint8x64", v), four)) for v in lines]
+    return [T.bitwise_and(v, low) for v in lines] + high
 
 
 def _int64(*sizes: int) -> list[Value]:

@@ -63,7 +63,7 @@ class _Task:
         self.limbs = spec.limbs if spec.integer else 1  # sums that a row and column tile carry from block to block
         dtype = INTEGERS if spec.integer else VECTOR
         self.carry = local("carry", (TASK_ROWS * shape.width * self.limbs,), dtype)
-        self.weights = weights_of(spec, b, shape.width, shape.block)
+        self.weights = weights_of(spec, b, shape.width, shape.block, shape.target)
 
     def tile(self, column: int) -> Value:
         """The tile over all parts that the task's column tile is."""

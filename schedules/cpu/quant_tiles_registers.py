@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from ..compat import T
-from ..dot import BlockSums
+from ..dot import BlockSums, splats
 from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll, when
 from ..layouts.rows import ROW_TILE
 from ..target import TargetProfile
@@ -24,10 +25,10 @@ class Shape:
 
     def __init__(self, spec: QuantSpec, target: TargetProfile) -> None:
         self.spec, self.target = spec, target
-        many = target.vector_registers >= 32
+        many = target.wide_registers >= 32
         self.columns = 2 if many else 1  # column tiles in a register tile
         # Sums that registers hold: without VNNI widened operands, or products that wait in 16 bits, want half of them.
-        held = (24 if many else 8) // (1 if target.vnni else 2)
+        held = (24 if many else 8) // (1 if target.dots else 2)
         each = spec.limbs + (0 if spec.integer else 1)  # sums of one row and column tile
         self.rows = max(r for r in (1, 2, 3, 4, 6, 12) if r == 1 or r * each * self.columns <= held)
         self.width = max(self.columns, spec.parts)  # column tiles of a task, equally many of each part
@@ -89,7 +90,7 @@ class RegisterTile:
         for at in range(shape.rows * limbs):
             x_sum = self.b["sums"][self.row_tile, group, self.m0 * limbs + at]
             for array, (_, tile) in zip(exact, self.columns, strict=True):
-                store(array, at, spec.start(self.b, tile, group, x_sum))
+                store(array, at, spec.start(self.b, tile, group, x_sum, self.weights.less))
         if shape.group == 1:
             self.dots(exact, first, g, WORDS)
         else:
@@ -126,15 +127,15 @@ class RegisterTile:
             self.weights.fetch(tile, self.next, line)
         count = shape.rows * limbs
         # Of the sums of two register tiles in one task, TVM 0.27 shares the memory and then fails, if they wait in 16 bits.
-        bits = self.weights.bits if shape.width == shape.columns else 8
-        blocks = [BlockSums(count, bits, shape.target) for _ in self.columns]
-        with unroll(words, "word") as word, unroll(shape.rows, "m") as m:
+        wait = shape.width == shape.columns
+        blocks = [BlockSums(count, self.weights.bits, shape.target, wait=wait) for _ in self.columns]
+        rows = [
+            splats(x, (self.row_tile, first + step, self.m0 + m), limb * WORDS, words, shape.target)
+            for m, limb in itertools.product(range(shape.rows), range(limbs))
+        ]
+        for word, (at, row) in itertools.product(range(words), enumerate(rows)):
             for block, array, (column, tile) in zip(blocks, sums, self.columns, strict=True):
-                codes = self.weights.word(column, tile, step, word)
-                for limb in range(limbs):
-                    at = m * limbs + limb
-                    row = splat(x[self.row_tile, first + step, self.m0 + m, limb * WORDS + word])
-                    block.add(array, at, at, codes, row)
+                block.add(array, at, at, self.weights.word(column, tile, step, word), row[word])
         for block, array in zip(blocks, sums, strict=True):
             for at in range(count):
                 block.finish(array, at, at)

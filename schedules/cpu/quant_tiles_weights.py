@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..compat import T
+from ..dot import BYTES, bias
 from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store
+from ..target import TargetProfile
 from ..vector import LANES, Vec, lanes, splat
 from .linear_spec import VECTOR, prefetch
 from .quant_spec import BLOCK, SHIFT, WORDS, QuantSpec, block_words
 
 INTEGERS = f"int32x{LANES}"
-BYTES = 0x01010101  # the same byte four times
 
 
 class Weights:
     """int8 codes, read where they lie. Scales and minima of groups are widened into buffers of the task."""
 
-    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
+    def __init__(
+        self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile, bits: int = 0
+    ) -> None:
         self.spec, self.b = spec, b
-        self.bits = spec.weight.bits  # of the codes that `word` gives
+        self.bits = bits or spec.weight.bits  # of the codes that `word` gives
+        self.less = bias(self.bits, target)  # what dot products take off of them
         self.group_blocks = max(spec.group // BLOCK, 1)
         if not spec.integer:
             self.scales = local("wide_scales", (blocks // self.group_blocks, width), VECTOR)
@@ -59,14 +63,16 @@ class Weights:
 
     def starts(self, row_tile: Value) -> Callable[[Value, Value], Vec]:
         """What int32 sums over all of K begin with, as a function of a row's place in `sums` and of a tile."""
-        return lambda at, tile: self.spec.start(self.b, tile, i64(0), self.b["sums"][row_tile, 0, at])
+        return lambda at, tile: self.spec.start(self.b, tile, i64(0), self.b["sums"][row_tile, 0, at], self.less)
 
 
 class ExpandedCodes(Weights):
     """int4 codes, one byte each in a buffer of the task."""
 
-    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
-        super().__init__(spec, b, width, blocks)
+    def __init__(
+        self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile, bits: int = 0
+    ) -> None:
+        super().__init__(spec, b, width, blocks, target, bits)
         self.bytes = local("wide", (blocks * WORDS, width), INTEGERS)
 
     def take(self, column: int, tile: Value, first: Value, blocks: Value) -> None:
@@ -92,9 +98,10 @@ class ScaledCodes(ExpandedCodes):
     the next, so the arithmetic is on int32 lanes.
     """
 
-    def __init__(self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> None:
-        super().__init__(spec, b, width, blocks)
-        self.bits = 8
+    def __init__(
+        self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile
+    ) -> None:
+        super().__init__(spec, b, width, blocks, target, bits=8)
 
     def expanded(self, tile: Value, block: Value) -> list[Vec]:
         """See ExpandedCodes."""
@@ -119,14 +126,16 @@ class ScaledCodes(ExpandedCodes):
             store(acc, 0, splat(T.int32(0)))
             with serial(groups, "g") as g:
                 scale = self.spec.integer_scales(self.b, tile, g)
-                store(acc, 0, acc[0] + self.spec.start(self.b, tile, g, sums[row_tile, g, at]) * scale)
+                x_sum = sums[row_tile, g, at]
+                begin = self.spec.start(self.b, tile, g, x_sum, 0) * scale
+                store(acc, 0, acc[0] + begin + splat(x_sum * T.int32(self.less)))
             return acc[0]
 
         return start
 
 
-def weights_of(spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int) -> Weights:
+def weights_of(spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile) -> Weights:
     """The weights of a task of `width` column tiles that takes at most `blocks` blocks of 32 k's at a time."""
     if spec.weight.bits == 8:
-        return Weights(spec, b, width, blocks)
-    return (ScaledCodes if spec.weight.two_level else ExpandedCodes)(spec, b, width, blocks)
+        return Weights(spec, b, width, blocks, target)
+    return (ScaledCodes if spec.weight.two_level else ExpandedCodes)(spec, b, width, blocks, target)

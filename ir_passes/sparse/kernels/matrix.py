@@ -158,7 +158,7 @@ def spmm(*, format: str, width: int, target: TargetProfile, combine: str = "sum"
     if format not in ROW_WISE:
         sch = schedule_columns(sch)
     elif format == "bsr" and width % LANES == 0:
-        schedule_blocks(sch, width, params["block"], target.vector_registers * target.vector_bits // 512)
+        schedule_blocks(sch, width, params["block"], target.wide_registers)
     elif format in ("balanced", "csr"):
         schedule_rows(sch, width)
     else:
