@@ -86,18 +86,19 @@ HEDDLE_API heddle_status heddle_detokenize(const heddle_model* model, const int3
 
 /* ------------------------------------------------------------------------------------------------------------- generation */
 
+/* Fields and values are those of SamplingParams of the Python runtime; the same ones and the same seed give the same tokens. */
 typedef struct heddle_sampling {
   size_t size;
   int32_t max_tokens;
   int32_t min_tokens;
-  float temperature; /* 0: the most likely token */
-  float top_p;       /* 1: off */
-  float min_p;       /* 0: off */
-  float typical_p;   /* 1: off */
-  int32_t top_k;     /* 0: off */
-  float repetition_penalty; /* 1: off */
-  float presence_penalty;   /* 0: off */
-  float frequency_penalty;  /* 0: off */
+  double temperature;         /* 0: the most likely token */
+  double top_p;               /* 1: off */
+  double min_p;               /* 0: off */
+  double typical_p;           /* 1: off */
+  int32_t top_k;              /* 0: off */
+  double repetition_penalty;  /* 1: off */
+  double presence_penalty;    /* 0: off */
+  double frequency_penalty;   /* 0: off */
   uint64_t seed;
   int ignore_eos;
   int skip_special_tokens;
