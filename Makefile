@@ -7,7 +7,7 @@ PACKAGES := heddle compiler ir_passes models runtime schedules
 JOBS ?= 2
 export HEDDLE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: demo test test-all test-targets chromium lint bench clean
+.PHONY: demo test test-all test-targets system native lint bench clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/python examples/demo.py
@@ -18,15 +18,19 @@ test: $(VENV)/dev.stamp lint
 test-all: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n $(JOBS)
 
-# Tests that need more than Python packages: a browser.
-test-targets: $(VENV)/targets.stamp chromium
-	$(BIN)/python -m pytest tests/targets
+# Tests that need more than Python packages: a browser, a cross compiler, emulators, C libraries.
+test-targets: $(VENV)/targets.stamp system
+	$(BIN)/python -m pytest tests/targets -m "not slow"
 
-chromium:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+system: $(VENV)/targets.stamp
+	@missing="$$($(BIN)/python tests/targets/system.py)" && { [ -z "$$missing" ] || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || \
-		{ echo "The tests of the web page need Chromium; install it (Debian: apt-get install chromium)"; exit 1; }
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; } || \
+		{ echo "Tests of targets need more of the system (Debian: apt-get install $$missing)"; exit 1; }; }
+
+# The native runner, heddle-run, for this machine: prints where it is.
+native: $(VENV)/core.stamp
+	@$(BIN)/python -c "from heddle.compiler.native import build_runner; print(build_runner().program)"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

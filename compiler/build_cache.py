@@ -151,12 +151,19 @@ def evict(keep: str | None = None) -> list[Entry]:
 
 
 def clear(older_than: float = 0.0) -> list[Entry]:
-    """Remove every entry that was last used more than `older_than` seconds ago; returns what was removed."""
+    """Remove every entry that was last used more than `older_than` seconds ago; returns what was removed.
+
+    Native programs, and what was fetched to build them, go likewise.
+    """
     now = time.time()
     _remove_leftovers()
     removed = [entry for entry in entries() if now - entry.used >= older_than]
     for entry in removed:
         shutil.rmtree(entry.path, ignore_errors=True)
+    native = cache_directory() / "native"
+    for folder in native.iterdir() if native.is_dir() else ():
+        if folder.is_dir() and now - folder.stat().st_mtime >= older_than:
+            shutil.rmtree(folder, ignore_errors=True)
     return removed
 
 

@@ -1,54 +1,100 @@
-"""From a lowered module to a shared library: machine code by several threads, then one link."""
+"""From a lowered module to a shared library: an object file of every kernel, made by several threads, then one link."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..ir_passes.pipeline import Lowered
 from ..ir_passes.straightline import name_of
 from ..runtime.errors import HeddleError
-from ..runtime.features import architecture, physical_cores
+from ..runtime.features import physical_cores
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
-from ..schedules.target import TargetProfile, resolve_targets
+from ..schedules.target import PROFILES, SIMT, TargetProfile, resolve_targets
+from .native.c_source import compile_c
+from .native.tools import cxx
 
 CODEGEN_THREADS = 4
-_LINKERS = ("g++", "c++", "clang++")
+LINK_OPTIONS = ("-s",)
+"""Without debug information and local symbols, a third of a library; the kernels keep their names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A shared library, and the seconds from the order to the last kernel and from there to the library."""
+
+    path: Path
+    codegen: float
+    link: float
 
 
 def resolve(targets: str | Sequence[str]) -> tuple[TargetProfile, ...]:
-    """The profiles of targets by name, the best first; HeddleError where there is none."""
+    """The profiles of targets by name, the best first; HeddleError where there is none, or where it has kernels alone."""
     try:
-        return resolve_targets(targets)
+        profiles = resolve_targets(targets)
     except ValueError as error:
         raise HeddleError(str(error)) from error
+    for profile in profiles:
+        if profile.kernels == SIMT:
+            raise HeddleError(
+                f"models are not compiled for {profile.name} yet",
+                "it has the kernels, but no memory plan, weights or cache on a device",
+                f"choose one of: {', '.join(p.name for p in PROFILES.values() if p.kernels != SIMT)}",
+            )
+    return profiles
 
 
-def generate_code(
-    lowered: Lowered, extra: dict[str, PrimFunc], profile: TargetProfile, seconds: dict[str, float]
-) -> relax.VMExecutable:
-    """Machine code for a lowered module and `extra` functions beside it. Kernels are compiled by several threads."""
-    with timed(seconds, "codegen"):
-        target = profile.tvm_target()
-        functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
-        kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)} | extra
+@contextmanager
+def code_threads() -> Iterator[ThreadPoolExecutor]:
+    """The threads that generate code. What they have not begun when the block ends is given up."""
+    pool = ThreadPoolExecutor(min(CODEGEN_THREADS, len(physical_cores())))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-        def build(names: list[str]) -> object:
-            return tirx.build(ir.IRModule({n: kernels[n].with_attr("global_symbol", n) for n in names}), target=target)
 
-        workers = min(CODEGEN_THREADS, len(physical_cores()))
-        with ThreadPoolExecutor(workers) as pool:
-            libraries = list(pool.map(build, [list(kernels)[i::workers] for i in range(workers)]))
-        rest = ir.IRModule(
-            {name: func for name, func in functions.items() if name not in kernels}, attrs=lowered.mod.attrs
-        )
+def build_library(
+    lowered: Lowered, extra: Mapping[str, PrimFunc], profile: TargetProfile, path: Path, pool: ThreadPoolExecutor
+) -> Future[Library]:
+    """Order the library of a lowered module, with `extra` functions beside it, at `path`; the folder takes its object files.
+
+    The link is queued behind the kernels and waits for those that are still being compiled.
+    """
+    start = time.perf_counter()
+    target = profile.tvm_target()
+    functions = {name_of(gv): func for gv, func in lowered.mod.functions.items()}
+    kernels = {name: func for name, func in functions.items() if isinstance(func, PrimFunc)} | dict(extra)
+    rest = ir.IRModule({n: f for n, f in functions.items() if n not in kernels}, attrs=lowered.mod.attrs)
+
+    def compile_one(name: str, func: PrimFunc) -> tuple[tvm.runtime.Module, str]:
+        code = tirx.build(ir.IRModule({name: func.with_attr("global_symbol", name)}), target=target)
+        file = str(path.with_suffix(f".{name}.{'c' if code.kind == 'c' else 'o'}"))
+        code.write_to_file(file)
+        return code, file
+
+    made = [pool.submit(compile_one, name, func) for name, func in kernels.items()]
+
+    def link() -> Library:
+        objects = [future.result() for future in made]
+        compiled = time.perf_counter()
         nothing = tvm.transform.Sequential([])  # the module is lowered; the default pipeline would do it again, worse
-        return relax.build(rest.with_attr("external_mods", libraries), target=target, relax_pipeline=nothing)
+        # One module by itself, so that the executable imports a library; the others are objects of the same library.
+        whole = rest.with_attr("external_mods", [code for code, _ in objects[:1]])
+        executable = relax.build(whole, target=target, relax_pipeline=nothing)
+        compiler = linker(profile)
+        toolchain = tvm.support.cc.cross_compiler(compiler, options=list(LINK_OPTIONS))
+        if profile.kind == "c":
+            toolchain = functools.partial(compile_c, compiler)
+        executable.export_library(str(path), fcompile=toolchain, addons=[file for _, file in objects[1:]])
+        return Library(path, compiled - start, time.perf_counter() - compiled)
+
+    return pool.submit(link)
 
 
 def linker(profile: TargetProfile) -> str:
@@ -56,25 +102,7 @@ def linker(profile: TargetProfile) -> str:
 
     HeddleError where there is none.
     """
-    here = profile.arch == architecture()
-    variable = "CXX" if here else f"HEDDLE_CXX_{profile.arch.upper()}"
-    names = [os.environ.get(variable)] if os.environ.get(variable) else list(_LINKERS if here else ())
-    names += [] if here or names else [f"{profile.arch}-linux-gnu-g++"]
-    for name in names:
-        if name and shutil.which(name):
-            return name
-    raise HeddleError(
-        f"no linker for {profile.name} ({profile.arch})",
-        f"looked for {', '.join(map(str, names))}",
-        f"install g++{'' if here else f'-{profile.arch}-linux-gnu'}, or set {variable} to a C++ compiler",
-    )
-
-
-def link(executable: relax.VMExecutable, library: Path, profile: TargetProfile, seconds: dict[str, float]) -> Path:
-    """A shared library of what `generate_code` made; returns its path."""
-    with timed(seconds, "link"):
-        executable.export_library(str(library), fcompile=tvm.support.cc.cross_compiler(linker(profile)))
-    return library
+    return cxx(profile.arch)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,13 @@ from ..schedules.layouts.scheme import scheme
 from ..schedules.target import TargetProfile
 from . import build_cache
 from .artifact_writer import ArtifactWriter
-from .codegen import resolve, timed
+from .codegen import code_threads, linker, resolve, timed
 from .manifest import describe
 from .pooling import write_pooling
 from .quant import Choice, Quant, choose, finite_problems, model_sites, names, scheme_problems, stored_quant
 from .quant.keep import code_notes, quantized_sites
 from .quant.site_map import KEEP
-from .variants import WEIGHTS_FILE, build_variants, by_layout
+from .variants import WEIGHTS_FILE, build_variants, by_layout, finished
 from .weights import WeightWriter
 
 Progress = Callable[[str, int, int], None]
@@ -256,6 +255,8 @@ def _build(
     seconds: dict[str, float],
     progress: Progress | None,
 ) -> Path:
+    for profile in profiles:
+        linker(profile)  # a missing one is said before the work, not after it
     report = progress or (lambda what, done, total: None)
     heads = {"heads": model.config.num_heads, "kv_heads": model.config.num_kv_heads}
     layout = PlanLayout.of(options.max_tokens, options.max_seqs, **heads)
@@ -267,13 +268,13 @@ def _build(
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         with timed(seconds, "export"):
             mod = model.arch.export(model.config, dtypes=dtypes, kv_dtype=options.kv_dtype, plan_layout=layout)
-        with ThreadPoolExecutor(1) as linker:  # one thread for seconds, while the others compute weights
+        with code_threads() as pool:
             variants = build_variants(
                 mod,
                 profiles,
                 lambda profile: _extra_kernels(model, layout, profile),
                 Path(scratch),
-                linker,
+                pool,
                 seconds,
                 max_tokens=options.max_tokens,
                 schemes=schemes,
@@ -297,8 +298,8 @@ def _build(
                 specs[file] = weights.specs
                 for variant in group:
                     variant.weights = file
-            for variant in variants:
-                writer.copy(variant.file, variant.library.result())
+            for variant, library in finished(variants, seconds, report):
+                writer.copy(variant.file, library)
         writer.finish(describe(model, options, layout, variants, specs, seconds))
     return output
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ..ir_passes.pipeline import Lowered, lower
+from ..ir_passes.pipeline import Lowered, lower_dialect, lower_kernels
 from ..schedules.compat import PrimFunc, ir
+from ..schedules.layouts.rows import row_tile
 from ..schedules.target import TargetProfile
-from .codegen import generate_code, link, linker
+from .codegen import Library, build_library
 
 WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclasses.dataclass
 class Variant:
-    """A model lowered for one target, with its linked library (somewhere; `file` is its place in the artifact)."""
+    """A model lowered for one target, with its library to come (somewhere; `file` is its place in the artifact)."""
 
     profile: TargetProfile
     lowered: Lowered
-    library: Future[Path]
+    library: Future[Library]
     weights: str = WEIGHTS_FILE
 
     @property
@@ -42,25 +43,43 @@ def build_variants(
     schemes: Mapping[str, str],
     report: Callable[[str, int, int], None],
 ) -> list[Variant]:
-    """Lower and generate code for each profile; `pool` links the libraries into `folder` meanwhile.
+    """Lower for each profile in turn, while `pool` generates code for those before it and links it in `folder`.
 
     `extra` gives the kernels that stand beside the model's. `seconds` by phase are sums over the targets. Only the first variant
-    keeps the texts of its phases. HeddleError where a linker is missing.
+    keeps the texts of its phases.
     """
-    for profile in profiles:
-        linker(profile)  # said before the work, not after it
+    packed: dict[int, Lowered] = {}  # by the layout of activations, all that the dialect's phases know of a target
     made: list[Variant] = []
     for i, profile in enumerate(profiles):
-        report("lowering", 2 * i, 2 * len(profiles))
-        lowered = lower(mod, profile, max_tokens=max_tokens, schemes=schemes, keep_texts=not i)
-        for name, value in lowered.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
-        report("generating code", 2 * i + 1, 2 * len(profiles))
-        executable = generate_code(lowered, extra(profile), profile, seconds)
-        library = folder / f"{profile.name}.so"
-        made.append(Variant(profile, lowered, pool.submit(link, executable, library, profile, seconds)))
-    report("generating code", 2 * len(profiles), 2 * len(profiles))
+        report("lowering", i, len(profiles))
+        layout = row_tile(profile)
+        if layout not in packed:
+            packed[layout] = lower_dialect(mod, profile, schemes=schemes, keep_texts=not i)
+            add_seconds(seconds, packed[layout].seconds)
+        lowered = lower_kernels(packed[layout], profile, max_tokens=max_tokens, keep_texts=not i)
+        add_seconds(seconds, lowered.seconds)
+        library = build_library(lowered, extra(profile), profile, folder / f"{profile.name}.so", pool)
+        made.append(Variant(profile, lowered, library))
+    report("lowering", len(profiles), len(profiles))
     return made
+
+
+def finished(
+    variants: Sequence[Variant], seconds: dict[str, float], report: Callable[[str, int, int], None]
+) -> Iterator[tuple[Variant, Path]]:
+    """The variants with their libraries, one after the other as they are done. Raises what went wrong with any."""
+    for i, variant in enumerate(variants):
+        report("generating code", i, len(variants))
+        library = variant.library.result()
+        add_seconds(seconds, {"codegen": library.codegen, "link": library.link})
+        yield variant, library.path
+    report("generating code", len(variants), len(variants))
+
+
+def add_seconds(seconds: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add to the seconds by phase."""
+    for name, value in more.items():
+        seconds[name] = seconds.get(name, 0.0) + value
 
 
 def by_layout(variants: Sequence[Variant]) -> list[list[Variant]]:

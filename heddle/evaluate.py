@@ -105,13 +105,14 @@ def load(
     quant: Quant = None,
     kv_dtype: str | None = None,
     threads: int | None = None,
+    target: str = "native",
     progress: Progress | None = None,
 ) -> LLM:
     """An LLM of an artifact or Hugging Face directory whose KV pool holds windows and no whole context."""
-    artifact = find_artifact(Path(path), {"quant": quant, "kv_dtype": kv_dtype}, progress=progress)
+    artifact = find_artifact(Path(path), {"quant": quant, "kv_dtype": kv_dtype}, progress=progress, target=target)
     most = artifact.manifest.model.context_length
     wanted = DEFAULT_WINDOW if window is None else max(window, 1)
-    return LLM(artifact.path, threads=threads, context_length=min(wanted, most))
+    return LLM(artifact.path, threads=threads, target=artifact.target.name, context_length=min(wanted, most))
 
 
 def perplexity(

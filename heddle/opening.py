@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import byte_count, memory_share
-from .runtime.artifact import Artifact, is_artifact, open_artifact
-from .runtime.errors import RequestError
+from .runtime.artifact import Artifact, choose_target, is_artifact, open_artifact
+from .runtime.errors import ArtifactError, RequestError
 from .runtime.kv_memory import share_bytes
 from .runtime.manifest import ENCODER
 from .runtime.request import pages_for
+from .runtime.tvm import can_compile
 
 Quant = str | Mapping[str, str] | None
 _COMPILE_AGAIN = "leave the option out, or compile the model again with it"
@@ -32,8 +33,12 @@ def find_artifact(
     """
     wanted = {name: value for name, value in fixed.items() if value is not None}
     if not is_artifact(path):
-        from .compiler.driver import compile_model  # the compiler is needed, and installed, only here
+        _require_compiler(path)
+        from .compiler.codegen import resolve  # the compiler is needed, and installed, only here
+        from .compiler.driver import compile_model
+        from .compiler.manifest import target_info
 
+        choose_target([target_info(profile, "", "") for profile in resolve(target)], target)  # before the work
         compiled = compile_model(path, target=target, random_weights=random_weights, progress=progress, **wanted)
         return open_artifact(compiled, verify, target)
     artifact = open_artifact(path, verify, target)
@@ -53,6 +58,16 @@ def find_artifact(
                 _COMPILE_AGAIN,
             )
     return artifact
+
+
+def _require_compiler(path: Path) -> None:
+    """ArtifactError where something else than an artifact is given, and TVM's compiler has been left out of the installation."""
+    if not can_compile():
+        raise ArtifactError(
+            f"{path} is not an artifact" if path.exists() else f"{path} does not exist",
+            "this installation has no compiler, so it runs artifacts alone",
+            "compile elsewhere (heddle compile MODEL -o model.heddle) and give that, or install apache-tvm whole",
+        )
 
 
 def _check_schemes(artifact: Artifact, quant: str | Mapping[str, str]) -> None:

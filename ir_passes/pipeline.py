@@ -20,6 +20,7 @@ from .memory_bounds import MemoryBounds, workspace_bytes
 from .merge_linears import MergeLinears
 from .pack_weights import PackWeights
 from .passes import ModulePass, PassLog
+from .share_tensors import ShareTensors
 from .specialize_rows import SpecializeRows
 from .straightline import name_of
 from .tag_noalias import TagNoAlias
@@ -43,9 +44,12 @@ class TvmPasses:
 
 def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
     """All phases of the lowering, in order. `schemes` has the quantization scheme of each site that is quantized."""
-    transform = relax.transform
+    return dialect_phases(schemes) + kernel_phases(max_tokens)
+
+
+def dialect_phases(schemes: Mapping[str, str]) -> list[ModulePass]:
+    """Dialect to dialect: how each site is quantized, then fewer and larger ops."""
     return [
-        # Dialect to dialect: how each site is quantized, then fewer and larger ops.
         AssignSchemes(tuple(sorted(schemes.items()))),
         MergeLinears(),
         FuseEpilogue(),
@@ -55,17 +59,27 @@ def phases(max_tokens: int, schemes: Mapping[str, str]) -> list[ModulePass]:
         PackWeights(),
         FuseNorm(),
         LiftWeights(),
-        # Dialect to kernels.
+    ]
+
+
+def kernel_phases(max_tokens: int) -> list[ModulePass]:
+    """Dialect to kernels, and what is left to virtual machine code."""
+    transform = relax.transform
+    return [
         TvmPasses("legalize", (transform.LegalizeOps(), transform.BundleModelParams("weights"))),
         MemoryBounds(max_tokens),
-        *virtual_machine(),
+        *virtual_machine(planned=True),
         TagNoAlias(),
     ]
 
 
-def virtual_machine() -> list[ModulePass]:
-    """Relax to virtual machine code: what relax.build's default does, without its fusion and its schedules."""
+def virtual_machine(*, planned: bool = False) -> list[ModulePass]:
+    """Relax to virtual machine code: what relax.build's default does, without its fusion and its schedules.
+
+    Where all memory is `planned` a function gives nothing back before it returns.
+    """
     transform = relax.transform
+    kills = () if planned else (transform.KillAfterLastUse(),)
     return [
         TvmPasses(
             "lower_calls",
@@ -77,11 +91,12 @@ def virtual_machine() -> list[ModulePass]:
             ),
         ),
         TvmPasses("plan_memory", (transform.StaticPlanBlockMemory(),)),
+        ShareTensors(),
         TvmPasses(
             "lower_vm",
             (
                 transform.LowerAllocTensor(),
-                transform.KillAfterLastUse(),
+                *kills,
                 transform.LowerRuntimeBuiltin(),
                 transform.ComputePrimValue(),
                 transform.VMShapeLower(),
@@ -117,12 +132,39 @@ def lower(
     `schemes` names the quantization scheme of each site that has one. Raises RuntimeError naming the phase where the module
     stops being well-formed.
     """
-    return run(mod, profile, phases(max_tokens, schemes or {}), keep_texts=keep_texts)
+    packed = lower_dialect(mod, profile, schemes=schemes or {}, keep_texts=keep_texts)
+    out = lower_kernels(packed, profile, max_tokens=max_tokens, keep_texts=keep_texts)
+    return dataclasses.replace(out, seconds=packed.seconds | out.seconds)
 
 
-def run(mod: ir.IRModule, profile: TargetProfile, phases: Sequence[ModulePass], *, keep_texts: bool = True) -> Lowered:
-    """Apply phases in order, with the checks and records that `Lowered` has. Raises as `lower` does."""
-    out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts else [], {}, {}, {}, {})
+def lower_dialect(
+    mod: ir.IRModule, profile: TargetProfile, *, schemes: Mapping[str, str], keep_texts: bool = True
+) -> Lowered:
+    """The first part of `lower`, in which a target counts by the layouts of its matrices alone."""
+    return run(mod, profile, dialect_phases(schemes), keep_texts=keep_texts)
+
+
+def lower_kernels(packed: Lowered, profile: TargetProfile, *, max_tokens: int, keep_texts: bool = True) -> Lowered:
+    """The second part of `lower`: what `lower_dialect` gave, for one target. `seconds` are those of this part."""
+    return run(packed.mod, profile, kernel_phases(max_tokens), before=packed, keep_texts=keep_texts)
+
+
+def run(
+    mod: ir.IRModule,
+    profile: TargetProfile,
+    phases: Sequence[ModulePass],
+    *,
+    before: Lowered | None = None,
+    keep_texts: bool = True,
+) -> Lowered:
+    """Apply phases in order, with the checks and records that `Lowered` has; those of the phases `before` are taken over.
+
+    Raises as `lower` does.
+    """
+    out = Lowered(mod, PassLog(), [("export", mod.script())] if keep_texts and before is None else [], {}, {}, {}, {})
+    if before is not None:
+        out.log.records, out.weights, out.params = list(before.log.records), before.weights, before.params
+        out.texts = list(before.texts) if keep_texts else []
     log = out.log
     with profile_scope(profile), profile.tvm_target(), tvm.transform.PassContext(opt_level=3):
         for phase in phases:

@@ -15,6 +15,8 @@ from .module_manifest import ModuleManifest
 from .tvm import ffi_version, tvm_version
 
 AnyManifest = Manifest | ModuleManifest
+ANY = ("native", "portable")
+"""Names that leave the choice among an artifact's targets to the machine."""
 
 SMALL_FILE = 64 << 20
 """Bytes; files up to this size are hashed at every opening, larger ones (weights) with verify="full"."""
@@ -150,11 +152,12 @@ def _check_versions(manifest: AnyManifest) -> None:
 
 
 def choose_target(targets: Sequence[TargetInfo], name: str = "native") -> TargetInfo:
-    """The first of `targets` that this machine can run (`native`), or the one called `name`.
+    """The first of `targets` that this machine can run (`native`, or `portable`: several compiled at once), or the one called
+    `name`.
 
     ArtifactError where there is none, with what the machine lacks for each.
     """
-    asked = [target for target in targets if name in ("native", target.name)]
+    asked = [target for target in targets if name in (*ANY, target.name)]
     if not asked:
         raise ArtifactError(
             f"the artifact has no target {name!r}",
@@ -167,7 +170,7 @@ def choose_target(targets: Sequence[TargetInfo], name: str = "native") -> Target
             return target
     raise ArtifactError(
         f"this machine ({architecture()}) can run no target of the artifact"
-        if name == "native"
+        if name in ANY
         else f"this machine ({architecture()}) cannot run the target {name}",
         "; ".join(f"{target.name} needs {why}" for target, why in zip(asked, lacks, strict=True)),
         "compile on this machine, or with a --target that it can run (see heddle doctor)",

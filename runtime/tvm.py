@@ -68,6 +68,11 @@ def _runtime_library() -> Path:
     )
 
 
+def can_compile() -> bool:
+    """Whether TVM's compiler is installed beside its runtime: where artifacts only run it may have been left out."""
+    return (_runtime_library().parent / "libtvm_compiler.so").is_file()
+
+
 def global_function(name: str) -> Callable[..., Any]:
     """A function of TVM's global registry; loads the runtime library first. Raises HeddleError where it does not exist."""
     function = tvm_ffi.get_global_func(name, allow_missing=True)

@@ -21,8 +21,9 @@ from .cpu.rope import rope, rope_table
 from .cpu.sample import rank_tokens, sample_tokens
 from .cpu.sample_edit import edit_logits
 from .cpu.sample_mask import mask_logits
+from .dot import DOT_ARCHITECTURES
 from .layouts.scheme import Scheme
-from .target import TargetProfile
+from .target import VECTOR, TargetProfile
 
 __all__ = [
     "activation",
@@ -59,6 +60,7 @@ __all__ = [
 
 def scheme_obstacle(scheme: Scheme, target: TargetProfile) -> str:
     """Why a target has no kernels for a quantization scheme; empty where it has."""
-    if target.arch != "x86_64":
-        return f"the kernels of quantized linears are for x86_64 so far, {target.name} is {target.arch}"
+    if target.kernels == VECTOR and target.arch not in DOT_ARCHITECTURES:
+        known = " and ".join(DOT_ARCHITECTURES)
+        return f"vector kernels of quantized linears are for {known}, {target.name} is {target.arch}"
     return ""

@@ -13,30 +13,30 @@ from .emit import Buffer, Value, let, local, store
 from .target import VECTOR, TargetProfile
 from .vector import LANES, Vec, lanes, splat
 
-PAIRS = "int16x32"
+SUMS, PAIRS = "int32x16", "int16x32"
+DOT_ARCHITECTURES = ("x86_64", "aarch64")
+NEON = ("sdot", "usdot")
 SIGN = 128
 BYTES = 0x01010101  # the same byte four times
 
 
 def bias(bits: int, target: TargetProfile) -> int:
-    """What `dot4` takes off every code of so many bits: 128 where codes of 8 bits are multiplied as signed bytes, else 0.
+    """What `dot4` has to take off every code of so many bits: 128 where codes of 8 bits are multiplied as signed bytes, else 0.
 
     The sum of the signed operands times this is missing in the sum of products.
     """
     return SIGN if bits == 8 and target.dots == "sdot" else 0
 
 
-def dot4(acc: Vec, codes: Value, signed: Value, target: TargetProfile, bits: int = 8) -> Vec:
+def dot4(acc: Vec, codes: Value, signed: Value, target: TargetProfile, less: int = 0) -> Vec:
     """acc int32x16 + sum of four products in every lane; the operands are int32x16 words of four bytes each.
 
-    `codes` are unsigned, below 2**bits, and count less `bias(bits, target)`.
+    `codes` are unsigned and count less `less`: `bias(bits, target)`, or 0 where that is taken off them already.
     """
-    if bias(bits, target):
-        codes = T.bitwise_xor(codes, splat(T.int32(SIGN * BYTES - 2**32)))
+    if target.dots in NEON:
+        return _by_quarters(acc, codes, signed, less, f"llvm.aarch64.neon.{target.dots}")
     if target.dots:
         u, s = T.reinterpret("uint8x64", codes), T.reinterpret("int8x64", signed)
-        if target.dots != "vpdpbusd":
-            return _by_quarters(f"llvm.aarch64.neon.{target.dots}", acc, u, s)
         if target.vector_bits == 512:
             return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, u, s)
         # In the VEX encoding where there is AVX-VNNI without AVX-512.
@@ -50,34 +50,67 @@ def dot4(acc: Vec, codes: Value, signed: Value, target: TargetProfile, bits: int
     return acc + _pairs(*even, target) + _pairs(*odd, target)
 
 
+def signed_codes(words: Vec, n: int = LANES) -> Vec:
+    """Codes of 8 bits less 128, as signed bytes, in `n` words."""
+    return T.bitwise_xor(words, T.broadcast(T.int32(SIGN * BYTES - 2**32), n))
+
+
+def at_once(target: TargetProfile) -> int:
+    """Words that `splats` loads together."""
+    return 4 if target.dots in NEON else 1
+
+
+def splats(
+    words: Buffer, row: tuple[Value, ...], first: Value, count: int, target: TargetProfile, less: int = 0
+) -> list[Vec]:
+    """The words words[*row, first .. first + count - 1] of four bytes, each in all lanes, as operands of `dot4`.
+
+    Arm multiplies by one word of a vector: four are loaded together, so memory has to hold a multiple of four of them. From codes
+    `less` is taken off.
+    """
+    n = at_once(target)
+    if n == 1:
+        return [splat(words[(*row, first + i)]) for i in range(count)]
+    loaded = [words[(*row, lanes(first + i, n))] for i in range(0, count, n)]
+    loaded = [let("words", signed_codes(word, n) if less else word) for word in loaded]
+    return [tirx.Shuffle([loaded[i // n]], [T.int32(i % n)] * n) for i in range(count)]
+
+
 class BlockSums:
     """Adds up to eight words of a block, of four bytes each, to `count` int32 sums.
 
-    Codes have `bits` bits and count as in `dot4`. With 4, and pairs of bytes as the widest product, sums may `wait` in 16 bits
-    until `finish`: at most 8 * 2 * 15 * 127 = 30480.
+    Codes have `bits` bits and count less `less`, as in `dot4`. With 4, and pairs of bytes as the widest product, sums
+    wait in 16 bits until `finish`: at most 8 * 2 * 15 * 127 = 30480. `vectors` where sums are elements and not 16 lanes of them.
     """
 
-    def __init__(self, count: int, bits: int, target: TargetProfile, *, wait: bool = True) -> None:
-        self.target, self.bits = target, bits
+    def __init__(self, count: int, bits: int, target: TargetProfile, less: int = 0, *, vectors: bool = False) -> None:
+        self.target, self.less, self.vectors = target, less, vectors
         self.pairs: Buffer | None = None
-        if wait and bits == 4 and not target.dots and target.kernels == VECTOR:
-            self.pairs = local("pairs", (count, 32), "int16", registers=True)
+        if bits == 4 and not target.dots and target.kernels == VECTOR:
+            # Indexed as the sums are: TVM 0.27 may give both the same memory, and then knows one way only.
+            shape, dtype = ((count,), SUMS) if vectors else ((count, LANES), "int32")
+            self.pairs = local("pairs", shape, dtype, registers=True)
             for at in range(count):
-                store(self.pairs, (at, lanes(0, 32)), T.broadcast(T.int16(0), 32))
+                store(self.pairs, self.place(at), splat(T.int32(0)))
 
     def add(self, sums: Buffer, index: Value, at: Value, codes: Value, signed: Value) -> None:
         """Add the products of a word to the sum number `at`, which lies at sums[index]."""
         if self.pairs is None:
-            store(sums, index, dot4(sums[index], codes, signed, self.target, self.bits))
+            store(sums, index, dot4(sums[index], codes, signed, self.target, self.less))
         else:
-            place = (at, lanes(0, 32))
-            store(self.pairs, place, self.pairs[place] + _byte_pairs(codes, signed, self.target))
+            pairs = T.reinterpret(PAIRS, self.pairs[self.place(at)]) + _byte_pairs(codes, signed, self.target)
+            store(self.pairs, self.place(at), T.reinterpret(SUMS, pairs))
+
+    def place(self, at: Value) -> Value:
+        """The index of the pairs of the sum number `at`."""
+        return at if self.vectors else (at, lanes(0))
 
     def finish(self, sums: Buffer, index: Value, at: Value) -> None:
         """After the last word: the sum number `at` is complete."""
         if self.pairs is not None:
             ones = T.broadcast(T.int16(1), 32)
-            store(sums, index, sums[index] + _pairs(self.pairs[at, lanes(0, 32)], ones, self.target))
+            pairs = T.reinterpret(PAIRS, self.pairs[self.place(at)])
+            store(sums, index, sums[index] + _pairs(pairs, ones, self.target))
 
 
 def _byte_pairs(unsigned: Value, signed: Value, target: TargetProfile) -> Vec:
@@ -105,28 +138,23 @@ def _by_halves(dtype: str, name: str, *operands: Vec) -> Vec:
     return ir.Call(ir.Op.get("tirx.vectorcombine"), parts, ret_ty=_lanes(dtype, 2, 1))
 
 
-def splats(words: Buffer, row: tuple[Value, ...], first: Value, count: int, target: TargetProfile) -> list[Vec]:
-    """The words words[*row, first .. first + count - 1] of four bytes, each in all lanes, for `dot4`.
-
-    Arm multiplies by one word of a vector: four are loaded together, where memory holds a multiple of four of them.
-    """
-    if target.arch != "aarch64":
-        return [splat(words[(*row, first + i)]) for i in range(count)]
-    fours = [let("words", words[(*row, lanes(first + i, 4))]) for i in range(0, count, 4)]
-    return [tirx.Shuffle([fours[i // 4]], [T.int32(i % 4)] * LANES) for i in range(count)]
-
-
-def _by_quarters(name: str, acc: Vec, u: Vec, s: Vec) -> Vec:
-    """An instruction of a quarter of the width, four times: acc int32x16 and the products of u and s, 64 bytes each."""
-    parts = [
-        T.call_llvm_pure_intrin("int32x4", name, piece(acc, i, 4), piece(u, i, 16), piece(s, i, 16)) for i in range(4)
-    ]
+def _by_quarters(acc: Vec, codes: Value, signed: Value, less: int, name: str) -> Vec:
+    """Four instructions of a quarter of the width; an operand of 4 lanes counts for each."""
+    parts = []
+    for number in range(4):
+        u, s = quarter(codes, number), quarter(signed, number)
+        if less:
+            u = signed_codes(u, 4)
+        operands = [T.reinterpret("uint8x16", u), T.reinterpret("int8x16", s)]
+        if name.endswith(".sdot") and u is codes:
+            operands.reverse()  # LLVM multiplies by an element of the second operand only
+        parts.append(T.call_llvm_pure_intrin("int32x4", name, quarter(acc, number), *operands))
     return tirx.Shuffle(parts, [T.int32(lane) for lane in range(LANES)])
 
 
-def piece(v: Vec, number: int, n: int) -> Vec:
-    """The piece `number` of a vector in pieces of `n` lanes."""
-    return tirx.Shuffle([v], [T.int32(number * n + lane) for lane in range(n)])
+def quarter(v: Vec, number: int) -> Vec:
+    """Lanes 4 * number .. 4 * number + 3 of 16, or all of 4."""
+    return v if str(v.ty) == "int32x4" else tirx.Shuffle([v], [T.int32(4 * number + lane) for lane in range(4)])
 
 
 def _byte_by_byte(acc: Vec, codes: Value, signed: Value) -> Vec:

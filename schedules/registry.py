@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .compat import PrimFunc, fast_frames
+from .kernel_sets import for_kernel_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,10 @@ def kernel(
     inplace: tuple[int, ...] = (),
     scratch: Callable[..., list[tuple[int, ...]]] = no_scratch,
 ) -> Callable[[Callable[..., PrimFunc]], Callable[..., PrimFunc]]:
-    """Register a kernel factory under its own name and memoize it (equal parameters give the same PrimFunc object)."""
+    """Register a kernel factory under its own name and memoize it (equal parameters give the same PrimFunc object).
+
+    What it gives for a target without vectors is rewritten here.
+    """
 
     def register(factory: Callable[..., PrimFunc]) -> Callable[..., PrimFunc]:
         name = factory.__name__
@@ -93,7 +97,7 @@ def kernel(
         @functools.wraps(factory)
         def memoized(**params: Any) -> PrimFunc:
             with fast_frames():
-                return factory(**params)
+                return for_kernel_set(factory(**params), params["target"])
 
         KERNELS[name] = Kernel(
             name, memoized, reference, inputs, cost, tolerance, tuple(cases), num_outputs, inplace, scratch

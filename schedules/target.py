@@ -40,6 +40,11 @@ class TargetProfile:
     memory: tuple[str, ...] = ("host",)
     portable: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The kind of the TVM target: "llvm", "c", "cuda", "webgpu"."""
+        return str(dict(self.spec)["kind"])
+
     def tvm_target(self) -> Target:
         """The TVM target. Never the host's detected CPU name: virtual machines mask features behind it."""
         return Target(self.tvm_spec())
@@ -79,6 +84,17 @@ def _arm(name: str, *features: str) -> TargetProfile:
     return TargetProfile(name, "aarch64", (*spec, ("opt-level", 3)), flags, 128, 32, dots=dots, portable=True)
 
 
+def _gpu(name: str, arch: str, feature: str, **spec: object) -> TargetProfile:
+    """A GPU, with host code for `arch`. Register tiles are small: a thread has one lane."""
+    values = tuple((key.rstrip("_"), value) for key, value in spec.items())
+    return TargetProfile(name, arch, values, frozenset([feature]), 256, 16, kernels=SIMT, memory=("host", "device"))
+
+
+def _cuda(chip: str) -> TargetProfile:
+    limits = {"max_threads_per_block": 1024, "max_shared_memory_per_block": 48 << 10, "thread_warp_size": 32}
+    return _gpu(f"cuda-{chip.replace('_', '')}", architecture(), chip, kind="cuda", arch_=chip, **limits)
+
+
 PROFILES: dict[str, TargetProfile] = {
     p.name: p
     for p in (
@@ -88,12 +104,16 @@ PROFILES: dict[str, TargetProfile] = {
         _x86("x86-64-v4-vnni", "x86-64-v4", "+avx512vnni", _V4 | {"avx512_vnni"}, wide=True, dots="vpdpbusd"),
         _arm("aarch64-dotprod", "dotprod"),
         _arm("aarch64-i8mm", "dotprod", "i8mm"),
+        TargetProfile("c", architecture(), (("kind", "c"),), frozenset(), 256, 16, kernels=SCALAR),
+        _cuda("sm_80"),
+        _cuda("sm_90"),
+        _gpu("webgpu", "wasm32", "webgpu", kind="webgpu", max_num_threads=256, max_shared_memory_per_block=16 << 10),
     )
 }
 
 
 def resolve_target(name: str = "native") -> TargetProfile:
-    """The profile called `name`; `native` is the best one that this CPU can run.
+    """The profile called `name`; `native` is the best one with vectors that this CPU can run. `c`, which is slow, has to be named.
 
     Raises ValueError for an unknown name, and where no profile fits this CPU (with the flags that are missing).
     """
@@ -101,7 +121,7 @@ def resolve_target(name: str = "native") -> TargetProfile:
         if name not in PROFILES:
             raise ValueError(f"unknown target {name!r}; choose one of: native, portable, {', '.join(PROFILES)}")
         return PROFILES[name]
-    mine = [p for p in PROFILES.values() if p.arch == architecture()]
+    mine = [p for p in PROFILES.values() if p.arch == architecture() and p.kernels == VECTOR]
     fitting = [p for p in mine if not p.missing_features(cpu_features())]
     if not fitting:
         lacks = "; ".join(f"{p.name} needs {', '.join(p.missing_features(cpu_features()))}" for p in mine)

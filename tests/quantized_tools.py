@@ -12,11 +12,9 @@ import numpy as np
 from heddle.compiler.driver import compile_model, read_source
 from heddle.compiler.quant import choose_schemes, dequantize, model_sites, quantize
 from heddle.runtime import safetensors
-from heddle.runtime.features import architecture, cpu_features
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
 from tests.model_tools import save_random
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 VOCABULARY, HIDDEN, FFN = 100, 64, 96
 
 

@@ -12,16 +12,15 @@ import pytest
 import tvm_ffi
 
 from heddle.ir_passes.sparse.attention.kernel import attention, states_shape
-from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.plans import PAGE, Division, PlanLayout, PlanSequence, build_plan
 from heddle.schedules.catalog import kv_append
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.kv_cache import record
 from heddle.schedules.cpu.kv_int8 import write_int8
 from heddle.schedules.cpu.reference import narrow as stored
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.cpu_targets import TARGETS
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 LIMITS = {"max_tokens": 2560, "max_seqs": 8}
 LAYOUT = PlanLayout(**LIMITS)
 NOWHERE = 1 << 30  # a physical page that no pool has

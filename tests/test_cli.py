@@ -99,7 +99,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_compile_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEDDLE_CACHE", str(tmp_path / "cache"))
-    code, out, _ = call(capsys, "compile", MODEL, "--json")
+    code, out, _ = call(capsys, "compile", MODEL, "--target", "native", "--json")
     assert code == 0
     path = Path(json.loads(out)["path"])
     assert path.is_dir()
@@ -116,6 +116,7 @@ def test_compile_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
 def test_random_weights_need_only_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "random.heddle"
     args = (MODEL / "config.json", "-o", output, "--random-weights", 3, "--dtype", "bfloat16", "--max-seqs", 4)
+    args += ("--target", "native")
     code, out, err = call(capsys, "compile", *args)
     assert (code, err) == (0, ""), "no remains of a progress bar where stderr is no terminal"
     assert str(output) in out

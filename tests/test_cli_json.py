@@ -78,7 +78,7 @@ def test_every_verb_gives_one_object(
     bench = ("--threads", 2, "--input-len", 8, "--output-len", 4)
     text = ("--text", TEXT, "--max-tokens", 64, "--window", 32, "--threads", 2)
     calls: dict[tuple[str, ...], tuple[Any, ...]] = {
-        ("compile",): (MODEL / "config.json", "-o", tmp_path / "a.heddle", "--random-weights", 1),
+        ("compile",): (MODEL / "config.json", "-o", tmp_path / "a", "--random-weights", 1, "--target", "native"),
         ("run",): (tinydoc, "The", "--max-tokens", 3, "--threads", 2),
         ("chat",): (tinydoc, "--max-tokens", 3, "--threads", 2),
         ("embed",): (tinydoc, "The", "A line", "--truncate", 2, "--threads", 2),
@@ -94,8 +94,8 @@ def test_every_verb_gives_one_object(
         ("cache", "clear"): ("--yes",),
         ("replay",): (trace,),
     }
-    # The next test, and tests of the benchmark and of torch modules.
-    by_themselves = {("serve",), ("bench", "serve"), ("compile-torch",)}
+    # The next test, and tests of the benchmark, of torch modules and of packages (tests/targets).
+    by_themselves = {("serve",), ("bench", "serve"), ("compile-torch",), ("package",)}
     assert {*calls, *by_themselves} == {path for path in LEAVES if path[0] not in NOT_FOR_PROGRAMS}
     monkeypatch.setattr("heddle.cli.terminal.read_piped", said_nothing)
     for path, args in calls.items():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from heddle import LLM
-from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.plans import KV_TILE, PAGE, PlanSequence
 from heddle.runtime.plans.cache import STORAGE, cache_record
 from heddle.schedules.compat import finish, tirx, tvm
@@ -15,12 +14,11 @@ from heddle.schedules.cpu.kv_int8 import read_int8, write_int8
 from heddle.schedules.cpu.quantize import quantize_rows
 from heddle.schedules.dot import dot4
 from heddle.schedules.emit import buffer, parallel, prim_func, store
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
 from heddle.schedules.vector import lanes, splat
 from tests.conftest import ROOT
+from tests.cpu_targets import TARGETS
 from tests.test_attention_variants import Layer, run, scattered
-
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 
 
 def test_rows_are_scaled_by_their_largest_magnitude() -> None:

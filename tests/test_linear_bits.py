@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 import tvm_ffi
 
-from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules import epilogue as epilogues
 from heddle.schedules.catalog import activation, gated, layer_norm, linear, pack_rows, rms_norm, row_tile, scale
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.norm import Norm
 from heddle.schedules.cpu.reference import narrow, widen
 from heddle.schedules.layouts import tile32
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.cpu_targets import TARGETS
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 ROWS = 29  # more than two register tiles, and a last tile that is not full
 LAYERS = [
     ("float32", ()),

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import heddle
+from heddle.runtime.errors import ArtifactError
+from tests.conftest import ROOT
 from tests.model_tools import Sequences, runner_of
 
 CHILD = """
@@ -63,3 +67,12 @@ def test_the_compiler_library_would_be_seen() -> None:
     code = "import heddle.compiler.driver; print(open('/proc/self/maps').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "libtvm_compiler" in done.stdout
+
+
+def test_without_the_compiler_only_artifacts_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "libtvm_runtime.so").touch()
+    monkeypatch.setenv("TVM_LIBRARY_PATH", str(tmp_path))
+    with pytest.raises(ArtifactError, match=r"nowhere does not exist(.|\n)*no compiler(.|\n)*heddle compile"):
+        heddle.LLM(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="tinydoc is not an artifact"):
+        heddle.LLM(ROOT / "examples" / "tinydoc")

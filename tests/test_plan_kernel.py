@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
 from heddle.runtime.plans.layout import MERGES, TILES
 from heddle.runtime.tvm import empty, tensor
 from heddle.schedules.compat import tvm
 from heddle.schedules.cpu.plan import build_plan
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.cpu_targets import TARGETS
 
 from .plan_tools import DIVISIONS, LAYOUT, ROOM, STEPS, sequence
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 # Few rows in a tile and one head: the same steps give more of everything that is shared or split.
 LAYOUTS = [
     LAYOUT,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu import quant_linear_rows as ql
 from heddle.schedules.cpu import quant_reference
@@ -18,9 +17,9 @@ from heddle.schedules.cpu.quant_spec import QuantSpec
 from heddle.schedules.layouts import tile16
 from heddle.schedules.layouts.quantized import QuantizedMatrix
 from heddle.schedules.layouts.scheme import scheme
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.cpu_targets import TARGETS
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 ROWS = 8
 LAYERS = [
     # scheme, K, N, epilogue

@@ -8,16 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from heddle.runtime.features import architecture, cpu_features
 from heddle.schedules.compat import PrimFunc, tvm
 from heddle.schedules.cpu.quant_linear_rows import packed_rows, quant_linear_rows, quant_spec
 from heddle.schedules.cpu.quant_linear_tiles import quant_linear_tiles
 from heddle.schedules.layouts import tile16
 from heddle.schedules.layouts.quantized import QuantizedMatrix
 from heddle.schedules.layouts.rows import ROW_TILE
-from heddle.schedules.target import PROFILES, TargetProfile
+from heddle.schedules.target import TargetProfile
+from tests.cpu_targets import TARGETS
 
-TARGETS = [p for p in PROFILES.values() if p.arch == architecture() and not p.missing_features(cpu_features())]
 ROWS = 29  # more than two tiles of rows, and a last one that is not full
 LAYERS = [
     (100, 33, "w8a8", ("bias", "residual")),

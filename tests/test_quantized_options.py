@@ -214,7 +214,7 @@ def test_a_target_without_kernels(refused: Callable[..., str], tmp_path: Path, m
     monkeypatch.setitem(targets.PROFILES, "riscv", other)
     message = refused(save(tmp_path / "model"), "w4a8", target="riscv")
     assert "w4a8-g32 does not fit layers.0.attn.q, layers.1.attn.q, layers.0.attn.k and 11 more" in message
-    assert "are for x86_64 so far, riscv is riscv64" in message
+    assert "are for x86_64 and aarch64, riscv is riscv64" in message
 
 
 # ------------------------------------------------------------------------------------------------------- the build cache

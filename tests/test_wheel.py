@@ -26,6 +26,13 @@ def test_the_wheel_works_outside_of_the_tree(tmp_path: Path, tinydoc: Path) -> N
     shutil.rmtree(tree)
     web = Path("heddle", "runtime", "server", "web")
     assert {p.name for p in (site / web).iterdir()} == {p.name for p in (ROOT / web.relative_to("heddle")).iterdir()}
+    native = Path("heddle", "runtime", "native")
+    sources = ROOT / native.relative_to("heddle")
+    built_from = [p.relative_to(sources) for p in sources.rglob("[!.]*") if p.is_file()]
+    assert len(built_from) > 10
+    assert all((site / native / name).is_file() for name in built_from), (
+        "heddle package builds from the wheel's sources"
+    )
     # -P and PYTHONPATH: the wheel's files come before those of an editable installation.
     environment = os.environ | {"PYTHONPATH": str(site)}
     code = "import heddle.compiler.driver, heddle.runtime.engine; print(heddle.__file__)"
@@ -33,6 +40,11 @@ def test_the_wheel_works_outside_of_the_tree(tmp_path: Path, tinydoc: Path) -> N
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip().startswith(str(site))
+    code = "from heddle.compiler.native.runner import sources; print(sources())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == str(site / native)
     command = [
         sys.executable,
         "-m",

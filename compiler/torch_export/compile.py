@@ -17,7 +17,7 @@ from ...ir_passes.pipeline import Lowered, run
 from ...ir_passes.recognize_linears import RecognizeLinears, linears
 from ...models.problems import raise_errors
 from ...models.weights import FLOAT_DTYPES
-from ...runtime.artifact import ModuleArtifact
+from ...runtime.artifact import ModuleArtifact, choose_target
 from ...runtime.errors import HeddleError
 from ...runtime.manifest import LIBRARY_FILE, MODULE, TensorInfo, WeightsInfo
 from ...runtime.module import Module
@@ -25,7 +25,7 @@ from ...runtime.module_manifest import FORMAT_VERSION, FUNCTION, ModuleManifest
 from ...runtime.tvm import ffi_version, tvm_version
 from ...schedules.target import TargetProfile
 from ..artifact_writer import ArtifactWriter, TensorSpec
-from ..codegen import generate_code, link, resolve, timed
+from ..codegen import build_library, code_threads, resolve, timed
 from ..driver import Progress
 from ..manifest import target_info
 from ..quant import Quant, choose_schemes, finite_problems, names, scheme_problems
@@ -58,7 +58,7 @@ def compile_torch(
     """
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise HeddleError(f"dtype={dtype!r} is not supported", fix=f"choose one of: {', '.join(FLOAT_DTYPES)}")
-    (profile,) = resolve(target)
+    profile = _profile(target)
     report, seconds = progress or (lambda what, done, total: None), dict[str, float]()
     with ArtifactWriter(output) as writer, tempfile.TemporaryDirectory() as scratch:
         report("exporting", 0, 4)
@@ -75,7 +75,9 @@ def compile_torch(
         lowered = run(program.mod, profile, [RecognizeLinears(dtype or ""), *module_phases(chosen)])
         seconds.update(lowered.seconds)
         report("generating code", 2, 4)
-        link(generate_code(lowered, {}, profile, seconds), Path(scratch) / LIBRARY_FILE, profile, seconds)
+        with code_threads() as pool:
+            library = build_library(lowered, {}, profile, Path(scratch) / LIBRARY_FILE, pool).result()
+        seconds.update(codegen=library.codegen, link=library.link)
         report("weights", 3, 4)
         for i, (phase, text) in enumerate(lowered.texts):
             writer.write_text(f"ir/{i:02d}-{phase}.py", text)
@@ -84,7 +86,7 @@ def compile_torch(
             dtypes = {name: info.dtype for name, info in program.weights.tensors.items()}
             weights = WeightWriter(lowered.weights, parameters, dtypes | _stored(lowered, dtype, sites))
             writer.write_weights(WEIGHTS, weights.specs, weights.produce)
-        writer.copy(LIBRARY_FILE, Path(scratch) / LIBRARY_FILE)
+        writer.copy(LIBRARY_FILE, library.path)
         manifest = describe(source, program, profile, lowered, weights.specs, names(schemes, sites), seconds)
         with timed(manifest.compile_seconds, "trial"):
             difference = trial(Module(ModuleArtifact(writer.folder, manifest)), program)
@@ -98,6 +100,19 @@ def compile_torch(
         report("trial", 4, 4)
         writer.finish(dataclasses.replace(manifest, difference=difference))
     return Path(output)
+
+
+def _profile(target: str) -> TargetProfile:
+    """The one profile of that name, which this machine must be able to run: the module is tried here."""
+    profiles = resolve(target)
+    if len(profiles) > 1:
+        raise HeddleError(
+            f"target={target!r} stands for {', '.join(profile.name for profile in profiles)}",
+            "the artifact of a torch module has one library",
+            "name one of them",
+        )
+    choose_target([target_info(profiles[0], LIBRARY_FILE, WEIGHTS)], profiles[0].name)
+    return profiles[0]
 
 
 def _stored(lowered: Lowered, dtype: str | None, sites: dict[str, str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ VERBS = {
     "serve": ("serve", "Serve a model over HTTP, as OpenAI's interface has it."),
     "bench": ("bench", "Measure latency and throughput, of a model or a server."),
     "eval": ("eval_", "Measure a model on a text: perplexity, distance from another."),
+    "package": ("package", "Write a model as a directory that runs without Python."),
     "inspect": ("inspect", "Show what an artifact holds."),
     "check": ("check", "List everything that is wrong with a checkpoint."),
     "export": ("export", "Write a model as a Hugging Face directory."),

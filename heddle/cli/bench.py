@@ -13,9 +13,11 @@ import click
 from .compile_ import KV_DTYPES
 from .progress import progress_bar
 from .quant import quant_option
+from .target import target_option
 
 if TYPE_CHECKING:
     from ..bench.prompts import Ask, Coder, Lengths
+    from ..llm import LLM
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -56,7 +58,7 @@ TIMES = {
 }
 
 
-def options(*made: Callable[[F], F]) -> Callable[[F], F]:
+def several(*made: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator."""
 
     def decorate(function: F) -> F:
@@ -67,14 +69,15 @@ def options(*made: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-MODEL = options(
+MODEL = several(
     click.argument("model", type=PATH),
     quant_option(help="Quantization, where MODEL is compiled here (as in heddle compile)."),
     click.option("--kv-dtype", type=KV_DTYPES, help="Type of the KV cache, where MODEL is compiled here."),
     click.option("--kv-memory", metavar="SIZE", help="KV pool: 2GB, 512MiB, or 50% (of what the weights leave)."),
     click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores)."),
+    target_option(),
 )
-PROMPTS = options(
+PROMPTS = several(
     click.option("--num-prompts", type=click.IntRange(1), default=100, show_default=True, help="Requests of a run."),
     click.option(
         "--dataset", type=click.Choice(["random", "text", "json"]), help="Default: random, or by --dataset-path."
@@ -93,7 +96,7 @@ PROMPTS = options(
     click.option("--prefix-len", type=click.IntRange(0), default=0, help="Tokens that all random prompts begin with."),
     click.option("--seed", default=0, show_default=True, help="Of prompts, lengths and arrivals."),
 )
-OUTPUT = options(
+OUTPUT = several(
     click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
     click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the figures as JSON to a file, too."),
 )
@@ -119,10 +122,6 @@ def command() -> None:
 @PLOT
 def latency_command(
     model: Path,
-    quant: Any,
-    kv_dtype: str | None,
-    kv_memory: str | None,
-    threads: int | None,
     batches: tuple[int, ...],
     input_len: int,
     output_len: int,
@@ -132,6 +131,7 @@ def latency_command(
     as_json: bool,
     output: Path | None,
     plot: Path | None,
+    **options: Any,
 ) -> None:
     """Latency of batches that begin together, with MODEL in this process."""
     from ..bench import plot as plots
@@ -141,11 +141,9 @@ def latency_command(
     if plot:
         plots.check_path(plot)
     with progress_bar() as progress:
-        llm = LLM(model, quant, threads, kv_dtype=kv_dtype, kv_memory=kv_memory, prefix_cache=False, progress=progress)
+        llm = LLM(model, prefix_cache=False, progress=progress, **options)
         rows = latency(llm, batches, input_len, output_len, repeat, warmup, seed, progress)
-    about = show(
-        f"Latency of {model.name}", rows, [LATENCY], as_json, output, model=str(model), threads=llm.runner.threads
-    )
+    about = show(f"Latency of {model.name}", rows, [LATENCY], as_json, output, **subject(model, llm))
     if plot:
         plots.write(plot, f"Latency of {model.name}", rows, plots.Axis("batch_size", "batch"), plots.LATENCY, about)
 
@@ -158,10 +156,6 @@ def latency_command(
 @OUTPUT
 def throughput_command(
     model: Path,
-    quant: Any,
-    kv_dtype: str | None,
-    kv_memory: str | None,
-    threads: int | None,
     num_prompts: int,
     dataset: str | None,
     dataset_path: Path | None,
@@ -174,6 +168,7 @@ def throughput_command(
     prefix_cache: bool,
     as_json: bool,
     output: Path | None,
+    **options: Any,
 ) -> None:
     """Throughput of requests that come all at once, with MODEL in this process."""
     from ..bench.offline import prepared, throughput
@@ -181,9 +176,7 @@ def throughput_command(
     from ..llm import LLM
 
     with progress_bar() as progress:
-        llm = LLM(
-            model, quant, threads, kv_dtype=kv_dtype, kv_memory=kv_memory, prefix_cache=prefix_cache, progress=progress
-        )
+        llm = LLM(model, prefix_cache=prefix_cache, progress=progress, **options)
     lengths = Lengths(input_len, output_len or 128, range_ratio, prefix_len)
     kind = dataset_kind(dataset, dataset_path)
     requests: Sequence[tuple[Any, int]]
@@ -194,7 +187,7 @@ def throughput_command(
         requests = prepared(llm, make_asks(kind, dataset_path, num_prompts, lengths, output_len, seed, coder))
     rows = [throughput(llm, requests, ignore_eos)]
     title = f"Throughput of {model.name}"
-    show(title, rows, [THROUGHPUT], as_json, output, model=str(model), threads=llm.runner.threads)
+    show(title, rows, [THROUGHPUT], as_json, output, **subject(model, llm))
 
 
 @command.command("serve")
@@ -302,6 +295,11 @@ def show(
     for columns in tables:
         click.echo(results.table("", rows, columns))
     return about
+
+
+def subject(model: Path, llm: LLM) -> dict[str, Any]:
+    """What was measured."""
+    return {"model": str(model), "target": llm.artifact.target.name, "threads": llm.runner.threads}
 
 
 def dataset_kind(kind: str | None, path: Path | None) -> str:

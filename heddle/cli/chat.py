@@ -14,6 +14,7 @@ from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
 from .sampling import sampling_options
+from .target import target_option
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -29,6 +30,7 @@ SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_
 @quant_option()
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
 @click.option("--kv-memory", metavar="SIZE", help="Size of the KV cache: 2GB, 512MiB, 50%.")
+@target_option()
 @model_file_option()
 @click.option("--model", "name", metavar="NAME", help="Which model of a server (default: its first).")
 @click.option(
@@ -44,6 +46,7 @@ def command(
     quant: Any,
     threads: int | None,
     kv_memory: str | None,
+    target: str,
     model_file: Path | None,
     name: str | None,
     api_key: str | None,
@@ -60,14 +63,14 @@ def command(
     from .terminal import converse, read_piped, shown, terminal_reader
 
     is_url = model.startswith(("http://", "https://"))
-    local = {"quant": quant, "threads": threads, "kv_memory": kv_memory, "model_file": model_file}
-    if is_url and (unused := [option for option, value in local.items() if value is not None]):
+    local = {"quant": quant, "threads": threads, "kv_memory": kv_memory, "target": target, "model_file": model_file}
+    asked = {n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
+    if is_url and (unused := [option for option in local if option in asked]):
         raise click.UsageError(f"--{unused[0].replace('_', '-')} is for a model that runs here, not for a server.")
     if not is_url and name:
         raise click.UsageError("--model is for a server; here MODEL_OR_URL says which model.")
     # What nobody asked for is not sent: servers have their own defaults, and some refuse what is not OpenAI's.
-    given = {n for n in SAMPLING if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
-    wanted = {n: v for n, v in sampling.items() if (n in given if is_url else v not in (None, ()))}
+    wanted = {n: v for n, v in sampling.items() if (n in asked if is_url else v not in (None, ()))}
     wanted = {n: list(v) if n == "stop" else v for n, v in wanted.items()}
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
 

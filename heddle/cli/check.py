@@ -12,6 +12,7 @@ import click
 
 from .model_file import model_file_option
 from .quant import quant_option
+from .target import targets_option
 
 if TYPE_CHECKING:
     from ..models.problems import Problem
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 @click.command("check")
 @click.argument("model", type=click.Path(path_type=Path))
 @quant_option(help="Check also whether MODEL can be quantized so (as in heddle compile).")
+@targets_option(help="Check also whether MODEL can be compiled for this target (as in heddle compile).")
 @model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @click.pass_context
-def command(ctx: click.Context, model: Path, quant: Any, model_file: Path | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, model: Path, quant: Any, targets: tuple[str, ...], model_file: Path | None, as_json: bool
+) -> None:
     """List all problems of MODEL, in any format that can be read, at once. Exits with 1 if any is an error."""
     from ..models.check import check_model
 
@@ -31,7 +35,7 @@ def command(ctx: click.Context, model: Path, quant: Any, model_file: Path | None
     if all(problem.severity != "error" for problem in problems):
         from ..compiler.driver import quantization_problems
 
-        problems += quantization_problems(model, quant)
+        problems += [*_linkers(targets), *quantization_problems(model, quant, targets)]
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         listed = [dataclasses.asdict(problem) for problem in problems]
@@ -57,3 +61,18 @@ def _load(model_file: Path | None) -> Sequence[Problem]:
     except ModelError as error:
         return error.problems
     return []
+
+
+def _linkers(targets: Sequence[str]) -> list[Problem]:
+    """What prevents libraries for these targets from being linked."""
+    from ..compiler.codegen import linker, resolve
+    from ..models.problems import error
+    from ..runtime.errors import HeddleError
+
+    problems = []
+    for profile in resolve(targets):
+        try:
+            linker(profile)
+        except HeddleError as missing:
+            problems.append(error(missing.what, missing.why, missing.fix))
+    return list(dict.fromkeys(problems))  # one for each architecture

@@ -11,6 +11,7 @@ import click
 from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
+from .target import targets_option
 
 DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
@@ -20,15 +21,7 @@ KV_DTYPES = click.Choice(["float32", "float16", "bfloat16", "int8"])
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Artifact directory (default: the build cache).")
 @quant_option()
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    default=("portable",),
-    show_default=True,
-    help="Target profile to make a library for (several times for several); native: this CPU's best, portable: all of this "
-    "architecture.",
-)
+@targets_option()
 @click.option("--dtype", type=DTYPES, help="Store unquantized matrices in this type (default: the checkpoint's).")
 @click.option(
     "--kv-dtype", type=KV_DTYPES, help="Type of the KV cache (default: that of the weights); int8 halves float16."

@@ -7,12 +7,13 @@ import json
 import os
 import platform
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .doctor_targets import described, examine_targets
 
 
 @click.command("doctor")
@@ -24,8 +25,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**found, "problems": problems}))
     else:
+        targets = found.pop("targets")
         for name, value in found.items():
             click.echo(f"{name:14} {value}")
+        for name, state in targets.items():
+            click.echo(f"{name:16} {described(state)}")
         for problem in problems:
             click.echo(f"problem: {problem}")
         click.echo(f"{len(problems)} problems" if problems else "all well")
@@ -38,9 +42,8 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     from ..runtime.features import architecture, cpu_features, physical_cores
     from ..runtime.memory import available_memory, huge_pages_enabled, size_text
     from ..runtime.threads import thread_count
-    from ..schedules.target import resolve_target
 
-    problems = []
+    compiling, problems = examine_targets()
     available, limited_by = available_memory()
     found: dict[str, Any] = {"python": platform.python_version()}
     for package, pin in pins().items():
@@ -48,11 +51,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         found[package] = installed
         if installed != pin:
             problems.append(f"{package} is {installed}, Heddle needs {pin}: pip install {package}=={pin}")
-    try:
-        found["target"] = resolve_target().name
-    except ValueError as error:
-        found["target"] = "none"
-        problems.append(str(error))
+    found["target"] = compiling["target"]
     known = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "asimddp", "i8mm")
     found["cpu"] = f"{architecture()}: {' '.join(f for f in known if f in cpu_features())}"
     found["cores"] = f"{len(physical_cores())} physical, {os.cpu_count()} logical; {thread_count()} threads by default"
@@ -61,12 +60,24 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     found["weights"] = probe_mapping(cache_directory())
     if huge_pages_enabled() == "never":
         problems.append("huge pages are off, so weights are read slower: set transparent_hugepage to madvise")
-    linker = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    found["linker"] = linker or "none"
-    if not linker:
-        problems.append("no C++ linker: install g++, or set CXX (only compiling needs it)")
+    found["linker"] = compiling["linker"]
+    found["runner"] = native_builds()
     found["cache"] = str(cache_directory())
+    found["targets"] = compiling["targets"]
     return found, problems
+
+
+def native_builds() -> str:
+    """For which architectures `heddle package` can build the native runner here, and what it lacks for others."""
+    from ..compiler.native.tools import missing
+    from ..compiler.native.tvm_files import ARCHITECTURES
+
+    said = []
+    for arch in ARCHITECTURES:
+        lacks = missing(arch)
+        install = f"apt-get install {' '.join(sorted(set(lacks.values())))}"
+        said.append(f"{arch} lacks {', '.join(lacks)} ({install})" if lacks else f"{arch} can be built")
+    return "; ".join(said)
 
 
 def probe_mapping(folder: Path) -> str:

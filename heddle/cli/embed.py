@@ -12,6 +12,7 @@ import click
 from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
+from .target import target_option
 
 
 @click.command("embed")
@@ -24,6 +25,7 @@ from .quant import quant_option
     "--truncate", type=int, help="Cut texts to so many tokens; -1: what the model allows (default: refuse them)."
 )
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
+@target_option()
 @model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line for each text.")
 def command(
@@ -34,6 +36,7 @@ def command(
     normalize: bool | None,
     truncate: int | None,
     threads: int | None,
+    target: str,
     model_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -42,7 +45,7 @@ def command(
 
     given = list(texts) or [line for line in sys.stdin.read().splitlines() if line]
     with progress_bar() as progress:
-        llm = LLM(model, quant, threads, model_file=model_file, progress=progress)
+        llm = LLM(model, quant, threads, target=target, model_file=model_file, progress=progress)
     vectors = llm.embed(given, pooling, normalize, truncate_prompt_tokens=truncate)
     found = [{"text": text, "embedding": vector.tolist()} for text, vector in zip(given, vectors, strict=True)]
     for line in [{"embeddings": found}] if as_json else found:

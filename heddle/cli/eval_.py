@@ -13,6 +13,7 @@ import click
 from .compile_ import KV_DTYPES
 from .progress import progress_bar
 from .quant import quant_option
+from .target import RUN, target_option
 
 if TYPE_CHECKING:
     from ..evaluate import Perplexity
@@ -71,11 +72,13 @@ def command() -> None:
 @click.argument("model", type=MODEL)
 @quant_option(help="Quantization, where MODEL is compiled here (as in heddle compile).")
 @click.option("--kv-dtype", type=KV_DTYPES, help="Type of the KV cache, where MODEL is compiled here.")
+@target_option()
 @measured
 def perplexity_command(
     model: Path,
     quant: Any,
     kv_dtype: str | None,
+    target: str,
     file: Path,
     window: int | None,
     stride: int | None,
@@ -91,7 +94,9 @@ def perplexity_command(
 
     text = read_text(file)
     with progress_bar() as progress:
-        llm = load(model, window=window, quant=quant, kv_dtype=kv_dtype, threads=threads, progress=progress)
+        llm = load(
+            model, window=window, quant=quant, kv_dtype=kv_dtype, threads=threads, target=target, progress=progress
+        )
         start = time.perf_counter()
         found = perplexity(
             llm, text, window=window, stride=stride, max_tokens=max_tokens, prefix=prefix, progress=progress
@@ -114,6 +119,8 @@ def perplexity_command(
 @quant_option("--quant-b", help="Quantization of B, where B is compiled here.")
 @click.option("--kv-dtype-a", type=KV_DTYPES, help="Type of A's KV cache, where A is compiled here.")
 @click.option("--kv-dtype-b", type=KV_DTYPES, help="Type of B's KV cache, where B is compiled here.")
+@target_option("--target-a", f"Of A. {RUN}")
+@target_option("--target-b", f"Of B. {RUN}")
 @measured
 def compare_command(
     a: Path,
@@ -122,6 +129,8 @@ def compare_command(
     quant_b: Any,
     kv_dtype_a: str | None,
     kv_dtype_b: str | None,
+    target_a: str,
+    target_b: str,
     file: Path,
     window: int | None,
     stride: int | None,
@@ -140,8 +149,9 @@ def compare_command(
 
     text = read_text(file)
     with progress_bar() as progress:
-        first = load(a, window=window, quant=quant_a, kv_dtype=kv_dtype_a, threads=threads, progress=progress)
-        second = load(b, window=window, quant=quant_b, kv_dtype=kv_dtype_b, threads=threads, progress=progress)
+        both: dict[str, Any] = {"window": window, "threads": threads, "progress": progress}
+        first = load(a, quant=quant_a, kv_dtype=kv_dtype_a, target=target_a, **both)
+        second = load(b, quant=quant_b, kv_dtype=kv_dtype_b, target=target_b, **both)
         start = time.perf_counter()
         found = compare(
             first, second, text, window=window, stride=stride, max_tokens=max_tokens, prefix=prefix, progress=progress

@@ -5,12 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .quant import summary
+
+if TYPE_CHECKING:
+    from ..runtime.manifest import Manifest
 
 
 @click.command("inspect")
@@ -18,8 +22,8 @@ from .quant import summary
 @click.option("--verify", is_flag=True, help="Check the hash of every file, also of the weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print manifest and kernels as JSON.")
 def command(artifact: Path, verify: bool, as_json: bool) -> None:
-    """Show model, target, functions, kernels, memory and files of ARTIFACT."""
-    from ..runtime.artifact import check_files, is_module, obstacle, read_manifest
+    """Show model, targets, functions, kernels, memory and files of ARTIFACT."""
+    from ..runtime.artifact import check_files, is_module, read_manifest
     from ..runtime.errors import ArtifactError
     from ..runtime.manifest import MANIFEST_FILE
 
@@ -44,11 +48,8 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
     click.echo(f"  weights {model.weight_dtype}, KV cache {model.kv_dtype}")
     for site, scheme in summary(model.schemes, model.quantized, model.weight_dtype).items():
         click.echo(f"    {site}: {scheme}")
-    for target in manifest.targets:
-        size = manifest.files[target.library].bytes
-        lacks = obstacle(target)
-        runs = f"not on this machine, which lacks {lacks}" if lacks else "runs here"
-        click.echo(f"target {target.name} ({target.arch}, {size / 1e6:.2f} MB, {runs}): {' '.join(target.features)}")
+    for line in targets(manifest):
+        click.echo(line)
     click.echo(f"made by heddle {manifest.heddle_version}, tvm {manifest.tvm_version}, tvm-ffi {manifest.ffi_version}")
     for function in manifest.functions:
         instances = ", ".join(f"{i.symbol} (<= {i.max_rows} rows)" for i in function.instances)
@@ -58,6 +59,21 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
     click.echo(f"memory: {memory.formula}")
     for name, info in manifest.files.items():
         click.echo(f"  {info.bytes:>12} {info.sha256[:12]} {name}")
+
+
+def targets(manifest: Manifest) -> Iterator[str]:
+    """A line for each target; the first that this machine can run is the one that it takes."""
+    from ..runtime.artifact import obstacle
+
+    verb = "taken here"
+    for target in manifest.targets:
+        if lacks := obstacle(target):
+            runs = f"not on this machine, which lacks {lacks}"
+        else:
+            runs, verb = verb, "runs here"
+        size = manifest.files[target.library].bytes
+        reads = f", reads {target.weights}" * (len(manifest.weights) > 1)
+        yield f"target {target.name} ({target.arch}, {size / 1e6:.2f} MB, {runs}{reads}): {' '.join(target.features)}"
 
 
 def kernels(path: Path) -> dict[str, dict[str, int]]:

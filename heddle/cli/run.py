@@ -14,6 +14,7 @@ from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
 from .sampling import sampling_options
+from .target import target_option
 
 
 @click.command("run")
@@ -22,6 +23,7 @@ from .sampling import sampling_options
 @quant_option()
 @sampling_options(128, "")
 @click.option("--threads", type=int, help="Threads (default: TVM_NUM_THREADS, else the physical cores).")
+@target_option()
 @model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming.")
 def command(
@@ -29,6 +31,7 @@ def command(
     prompt: str | None,
     quant: Any,
     threads: int | None,
+    target: str,
     model_file: Path | None,
     as_json: bool,
     **sampling: Any,
@@ -41,7 +44,7 @@ def command(
     params = SamplingParams(**sampling)
     text = sys.stdin.read() if prompt is None else prompt
     with progress_bar() as progress:
-        llm = LLM(model, quant, threads, model_file=model_file, progress=progress)
+        llm = LLM(model, quant, threads, target=target, model_file=model_file, progress=progress)
     start = time.perf_counter()
     if as_json:
         output = llm.generate(text, params)[0]
@@ -54,6 +57,7 @@ def command(
             "token_ids": list(answer.token_ids),
             "finish_reason": answer.finish_reason,
             "seconds": spent,
+            "target": llm.artifact.target.name,
         }
         click.echo(json.dumps(result))
         return
@@ -63,6 +67,7 @@ def command(
     prefill, decode = llm.stats.prefill, llm.stats.decode
     click.echo(
         f"[{prefill.prefill_tokens} prompt tokens at {prefill.tokens_per_second:.0f}/s, "
-        f"{decode.decode_tokens} more at {decode.tokens_per_second:.1f}/s, {llm.runner.threads} threads]",
+        f"{decode.decode_tokens} more at {decode.tokens_per_second:.1f}/s, {llm.runner.threads} threads, "
+        f"{llm.artifact.target.name}]",
         err=True,
     )

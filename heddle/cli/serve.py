@@ -15,6 +15,7 @@ from .compile_ import KV_DTYPES
 from .model_file import model_file_option
 from .progress import progress_bar
 from .quant import quant_option
+from .target import target_option
 
 MAX_WAITING = 512
 
@@ -66,6 +67,7 @@ MAX_WAITING = 512
 @click.option("--drain-seconds", default=30.0, show_default=True, help="Time for open requests after SIGTERM.")
 @click.option("--trace", type=click.Path(), help="A file for heddle replay; it holds all prompts.")
 @click.option("--log-format", default="text", show_default=True, type=click.Choice(["text", "json"]))
+@target_option()
 @model_file_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the server listens.")
 def command(

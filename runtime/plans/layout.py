@@ -17,6 +17,7 @@ TILE_FIELDS = 4  # start in tile_row, number of rows, first segment, end segment
 HEADER = 16
 MAX_WORKERS = 256
 
+FAR = 2**31 - 1  # beyond every position and every segment
 DIRECT = -(1 << 30)  # in `state`: one task serves the row, its segments merge in registers
 
 ARRAYS = (

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ...runtime.plans import KV_TILE, PAGE
 from ...runtime.plans.cache import cache_record
 from ..compat import T
-from ..dot import dot4
+from ..dot import SIGN, at_once, bias, dot4, signed_codes, splats
 from ..emit import Buffer, Value, i64, let, local, serial, store, unroll
 from ..target import TargetProfile
 from ..vector import LANES, Vec, const, fma, lanes, splat
@@ -32,11 +32,12 @@ class Int8Tile:
         self.group, self.key_dim, self.value_dim, self.target = group, key_dim, value_dim, target
         self.record = cache_record("int8", key_dim, value_dim)
         self.words = -(-key_dim // WORD)
-        self.codes = local("q_codes", (group.padded, self.words), "int32")
+        self.step = at_once(target)
+        self.codes = local("q_codes", (group.padded, -(-self.words // self.step) * self.step), "int32")
         self.scale = local("q_scale", (group.padded,))
-        self.start = local(
-            "q_start", (group.padded,), "int32"
-        )  # -128 times the sum of codes: K's codes are 128 too large
+        # What sums of products with K begin with: its codes are 128 too large, unless dot products take that off.
+        self.start = local("q_start", (group.padded,), "int32")
+        self.less = bias(8, target)
         self.scaled = local("q_scaled", (self.words * WORD,))
         self.weights = local("s", (group.padded, KV_TILE))
         self.weight_codes = local("w_codes", (group.padded, TILE_WORDS), "int32")
@@ -63,7 +64,7 @@ class Int8Tile:
                 store(total, 0, total[0] + code)
                 word = T.bitwise_or(word, T.shift_left(T.bitwise_and(code, T.int32(255)), T.int32(8 * i)))
             store(self.codes, (query, w), word)
-        store(self.start, query, total[0] * T.int32(-128))
+        store(self.start, query, total[0] * T.int32(self.less - SIGN))
 
     def repeat(self, query: Value, last: Value) -> None:
         """Fill a register tile with a copy of the last query."""
@@ -90,20 +91,30 @@ class Int8Tile:
                 x = local("x", (group.block, pages, LANES), "int32", registers=True)
                 with unroll(group.block, "r") as r, unroll(pages, "p") as p:
                     store(x, (r, p, lanes(0)), splat(self.start[block * group.block + r]))
-                with serial(self.words, "w") as w:
-                    if group.prefetch:
-                        with unroll(pages, "p") as p:
-                            tile.fetch(p0 + p, self.record.values + w * 64)
-                    with unroll(pages, "p") as p, unroll(group.block, "r") as r:
-                        key = self._word(tile, p0 + p, w * 64)
-                        query = splat(self.codes[block * group.block + r, w])
-                        store(x, (r, p, lanes(0)), dot4(x[r, p, lanes(0)], key, query, self.target))
+                with serial(self.words // self.step, "w0") as w0:
+                    self._score_words(tile, x, p0, block, w0 * self.step, self.step)
+                if self.words % self.step:
+                    first = self.words // self.step * self.step
+                    self._score_words(tile, x, p0, block, i64(first), self.words % self.step)
                 with unroll(group.block, "r") as r:
                     query = let("query", block * group.block + r)
                     with unroll(pages, "p") as p:
                         scale = self.floats(tile, p0 + p, self.record.key_scales) * splat(self.scale[query])
                         raw = T.cast(x[r, p, lanes(0)], "float32x16") * scale
                         store(self.weights, (query, lanes((p0 + p) * PAGE)), finish(query, p0 + p, raw))
+
+    def _score_words(self, tile: KVTile, x: Buffer, p0: Value, block: Value, w0: Value, count: int) -> None:
+        group = self.group
+        rows = [splats(self.codes, (block * group.block + r,), w0, count, self.target) for r in range(group.block)]
+        for i in range(count):
+            w = w0 + i
+            if group.prefetch:
+                with unroll(group.pages, "p") as p:
+                    tile.fetch(p0 + p, self.record.values + w * 64)
+            for p in range(group.pages):
+                key = self._word(tile, p0 + p, w * 64)
+                for r, row in enumerate(rows):
+                    store(x, (r, p, lanes(0)), dot4(x[r, p, lanes(0)], key, row[i], self.target, self.less))
 
     def accumulate(self, tile: KVTile, blocks: Value, acc: Buffer) -> None:
         """acc += weights times values; the codes of tokens without weight count for nothing, whatever stands there."""
@@ -119,28 +130,43 @@ class Int8Tile:
         return WeightQuantizer(self, tile)
 
     def _columns(self, tile: KVTile, blocks: Value, acc: Buffer, column: Value, n: int) -> None:
-        group, record = self.group, self.record
-        groups = PAGE // WORD
+        group = self.group
+        # One row more, of weights that count as 0, has what dot products take off the codes of all others.
+        count = group.block + (1 if self.less else 0)
         with serial(blocks, "block") as block:
-            x = local("x", (group.block, n, LANES), "int32", registers=True)
-            with unroll(group.block, "r") as r, unroll(n, "d") as d:
+            x = local("x", (count, n, LANES), "int32", registers=True)
+            with unroll(count, "r") as r, unroll(n, "d") as d:
                 store(x, (r, d, lanes(0)), splat(T.int32(0)))
             with serial(tile.page_hi - tile.page_lo, "page_step") as page_step:
                 p = let("p", tile.page_lo + page_step)
-                with serial(groups, "g") as g:
-                    at = let("at", (g * self.value_dim + column * LANES) * WORD)
-                    if group.prefetch:
-                        # The next tile's keys, which are as large and lie as far apart.
-                        with unroll(n, "d") as d:
-                            tile.fetch(TILE_PAGES + p, at + d * 64)
-                    with unroll(n, "d") as d, unroll(group.block, "r") as r:
-                        value = self._word(tile, p, record.values + at + d * 64)
-                        weight = splat(self.weight_codes[block * group.block + r, p * groups + g])
-                        store(x, (r, d, lanes(0)), dot4(x[r, d, lanes(0)], weight, value, self.target))
+                with serial(PAGE // WORD // self.step, "g0") as g0:
+                    self._add_words(tile, x, p, block, column, n, g0 * self.step)
             with unroll(group.block, "r") as r, unroll(n, "d") as d:
                 query, to = block * group.block + r, lanes((column + d) * LANES)
-                scale = splat(self.weight_scale[query])
-                store(acc, (query, to), fma(T.cast(x[r, d, lanes(0)], "float32x16"), scale, acc[query, to]))
+                scale, sums = splat(self.weight_scale[query]), x[r, d, lanes(0)]
+                if self.less:
+                    sums = sums - x[group.block, d, lanes(0)]
+                store(acc, (query, to), fma(T.cast(sums, "float32x16"), scale, acc[query, to]))
+
+    def _add_words(self, tile: KVTile, x: Buffer, p: Value, block: Value, column: Value, n: int, first: Value) -> None:
+        group = self.group
+        at = p * (PAGE // WORD) + first
+        rows = [
+            splats(self.weight_codes, (block * group.block + r,), at, self.step, self.target, self.less)
+            for r in range(group.block)
+        ]
+        if self.less:
+            rows.append([signed_codes(splat(T.int32(0)))] * self.step)
+        for i in range(self.step):
+            at = let("at", ((first + i) * self.value_dim + column * LANES) * WORD)
+            if group.prefetch:
+                # The next tile's keys, which are as large and lie as far apart.
+                with unroll(n, "d") as d:
+                    tile.fetch(TILE_PAGES + p, at + d * 64)
+            for d in range(n):
+                value = self._word(tile, p, self.record.values + at + d * 64)
+                for r, row in enumerate(rows):
+                    store(x, (r, d, lanes(0)), dot4(x[r, d, lanes(0)], row[i], value, self.target))
 
 
 class WeightQuantizer:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...runtime.plans import KV_SEGMENT, PAGE, Division, PlanLayout
 from ...runtime.plans.fill import NO_TREE, fill_plan
-from ...runtime.plans.layout import DIRECT, HEADER, ROWS
+from ...runtime.plans.layout import DIRECT, FAR, HEADER, ROWS
 from ...runtime.plans.step import CAUSAL, NEW_ROWS, OPTIONS, PAGES, SEQUENCE_FIELDS, START
 from ...runtime.plans.work import SEGMENT_PAGES
 from ..compat import PrimFunc, T, finish, tirx
@@ -90,7 +90,7 @@ def serve_prefix(step: Step, leader: Value, shared: Value) -> None:
     def member(s: Value) -> Value:
         return step.group[s] == leader + 1
 
-    tile, first, needed = step.tile, Count("group_first", 1 << 40), Count("needed")
+    tile, first, needed = step.tile, Count("group_first", FAR), Count("needed")
     with step.rows_where(member, leader) as row:
         first.set(T.min(first.value, step.first[row]))
         needed.add(step.end(row) - step.first[row])

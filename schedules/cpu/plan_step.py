@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ...runtime.plans import KV_SEGMENT, PlanLayout
 from ...runtime.plans import step as fields
 from ...runtime.plans.fill import TILE_FROM
-from ...runtime.plans.layout import ITEM_FIELDS, TILE_FIELDS
+from ...runtime.plans.layout import FAR, ITEM_FIELDS, TILE_FIELDS
 from ..compat import T
 from ..emit import Buffer, Value, i64, let, local, serial, store, when
 
@@ -146,5 +146,5 @@ class Tile:
         self._reset()
 
     def _reset(self) -> None:
-        for count, value in ((self.rows, 0), (self.first, 1 << 40), (self.end, 0), (self.last, 0)):
+        for count, value in ((self.rows, 0), (self.first, FAR), (self.end, 0), (self.last, 0)):
             count.set(value)

@@ -38,7 +38,9 @@ def plan_walk(spec: QuantSpec, rows: int, target: TargetProfile) -> Walk:
 
     A single row waits for memory, which a far prefetch serves better than several streams do.
     """
-    vectors = (target.vector_registers - 8) * target.vector_bits // (32 * LANES)
+    # Eight registers are for codes and scales; of Arm's short ones the float32 sums make room, once a group.
+    free = 0 if target.vector_bits == 128 else 8
+    vectors = (target.vector_registers - free) * target.vector_bits // (32 * LANES)
     limbs = max(spec.limbs, 1)
     each = (limbs + 1) * spec.parts  # int32 sums of the group, float32 sums of all groups
     rows_now = max(r for r in (1, 2, 4, 8) if r == 1 or (r <= rows and r * each <= vectors))
@@ -165,7 +167,7 @@ class _Rows:
             self.fetch(tile, block)
         # One step over all tiles and rows before the next: their chains of dot products hide each other's latency.
         count, limbs = walk.at_once * spec.limbs, range(spec.limbs)
-        dots = [BlockSums(count, spec.weight.bits, self.target) for _ in tiles] if spec.limbs else []
+        dots = [BlockSums(count, spec.weight.bits, self.target, self.less) for _ in tiles] if spec.limbs else []
         by_tile = [block_words(w, spec.weight.bits, tile, block, words) for tile in tiles]
         splatted = [
             splats(self.b["x"], (row_tile, block, first + m), limb * WORDS, words, self.target)

@@ -161,7 +161,8 @@ class QuantSpec:
             return splat(x_sum * T.int32(less))
         if self.weight.symmetric:
             return splat(T.int32(0) if less else x_sum)  # quant_pack has multiplied
-        return (T.cast(b["zeros"][tile, group, lanes(0)], "int32x16") - splat(T.int32(less))) * splat(T.int32(0) - x_sum)
+        zeros = T.cast(b["zeros"][tile, group, lanes(0)], "int32x16")
+        return (zeros - splat(T.int32(less))) * splat(T.int32(0) - x_sum)
 
     def scales(self, b: Mapping[str, Buffer], tile: Value, group: Value) -> Vec:
         """float32 scales of a group; of two levels the integer one."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..compat import PrimFunc, T, tirx
-from ..emit import Buffer, Value, i64, let, local, parallel, prim_func, serial, store
+from ..emit import Buffer, Value, i64, let, local, parallel, prim_func, serial, settle, store
 from ..layouts.rows import ROW_TILE
 from ..target import TargetProfile
 from ..vector import Vec, const, fma
 from .linear_spec import VECTOR
 from .quant_spec import QuantSpec, joined
+from .quant_tiles_matrix import MatrixTile
 from .quant_tiles_registers import TASK_ROWS, RegisterTile, Shape
 from .quant_tiles_weights import INTEGERS, weights_of
 
@@ -53,8 +54,9 @@ class _Task:
         column = let("column", T.truncmod(task, i64(shape.column_tasks)))
         row_block = let("row_block", T.truncdiv(task, i64(shape.column_tasks)))
         row_blocks = let("row_blocks", shape.row_blocks(row_tiles))
-        self.first = let("first", T.truncdiv(row_block * row_tiles, row_blocks))  # equal blocks of row tiles
-        self.row_tiles = let("count", T.truncdiv((row_block + 1) * row_tiles, row_blocks) - self.first)
+        # Equal blocks of row tiles; settled, because substituted quotients took half of this kernel's compile time.
+        self.first = settle("first", T.truncdiv(row_block * row_tiles, row_blocks))
+        self.row_tiles = settle("count", T.truncdiv((row_block + 1) * row_tiles, row_blocks) - self.first)
         # The tiles within a part; the last task of an odd number does its last tile twice.
         self.tiles = [
             let(f"tile{i}", T.min(column * shape.per_part + i, i64(self.spec.tiles - 1))) for i in range(shape.per_part)
@@ -104,7 +106,8 @@ class _Task:
         """Add a block of K to the sums of a register tile, which leave their buffer for the registers meanwhile."""
         shape = self.shape
         columns = range(column, column + shape.columns)
-        tile = RegisterTile(shape, self.b, self.weights, self.first + rt, m0, [(c, self.tile(c)) for c in columns])
+        kind = MatrixTile if shape.matrix else RegisterTile
+        tile = kind(shape, self.b, self.weights, self.first + rt, m0, [(c, self.tile(c)) for c in columns])
         slot = let("slot", self.slot(rt * ROW_TILE + m0, column))
         count, row = shape.columns * self.limbs, shape.width * self.limbs
         held = [local(f"acc{c}", (shape.rows * self.limbs,), self.carry.dtype) for c in range(shape.columns)]

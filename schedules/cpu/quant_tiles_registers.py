@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from ..compat import T
 from ..dot import BlockSums, splats
-from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, unroll, when
+from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store, when
 from ..layouts.rows import ROW_TILE
+from ..matrix_dot import multiplies_matrices
 from ..target import TargetProfile
 from ..vector import LANES, fma, splat
 from .linear_spec import LINE, prefetch
@@ -25,12 +26,15 @@ class Shape:
 
     def __init__(self, spec: QuantSpec, target: TargetProfile) -> None:
         self.spec, self.target = spec, target
-        many = target.wide_registers >= 32
+        many, short = target.wide_registers >= 32, target.vector_bits == 128
         self.columns = 2 if many else 1  # column tiles in a register tile
         # Sums that registers hold: without VNNI widened operands, or products that wait in 16 bits, want half of them.
-        held = (24 if many else 8) // (1 if target.dots else 2)
-        each = spec.limbs + (0 if spec.integer else 1)  # sums of one row and column tile
-        self.rows = max(r for r in (1, 2, 3, 4, 6, 12) if r == 1 or r * each * self.columns <= held)
+        held = 4 if short else (24 if many else 8) // (1 if target.dots else 2)
+        # Sums of one row and column tile. Where a vector takes four registers, float32 sums make room for those of a group.
+        each = spec.limbs + (0 if spec.integer or short else 1)
+        self.matrix = multiplies_matrices(target)
+        fitting = (2, 4, 6, 12) if self.matrix else (1, 2, 3, 4, 6, 12)
+        self.rows = max(r for r in fitting if r == fitting[0] or r * each * self.columns <= held)
         self.width = max(self.columns, spec.parts)  # column tiles of a task, equally many of each part
         self.per_part = self.width // spec.parts
         self.column_tasks = -(-spec.tiles // self.per_part)
@@ -76,11 +80,13 @@ class RegisterTile:
             with serial(T.truncdiv(blocks, i64(shape.group)), "g") as g:
                 self.group(sums, first, g)
             return
+        self.begin(sums)
         with serial(blocks, "block_step") as step:
-            self.dots(sums, first, step, WORDS)
+            self.dots(sums, first, step)
+        self.end(sums)
         if shape.tail:
             with when(first + blocks == shape.whole):
-                self.dots(sums, first, blocks, shape.tail)
+                self.word_dots(sums, first, blocks, shape.tail)
 
     def group(self, sums: Sequence[Buffer], first: Value, g: Value) -> None:
         """One group of k: exact integer sums, then one fma."""
@@ -91,11 +97,13 @@ class RegisterTile:
             x_sum = self.b["sums"][self.row_tile, group, self.m0 * limbs + at]
             for array, (_, tile) in zip(exact, self.columns, strict=True):
                 store(array, at, spec.start(self.b, tile, group, x_sum, self.weights.less))
+        self.begin(exact)
         if shape.group == 1:
-            self.dots(exact, first, g, WORDS)
+            self.dots(exact, first, g)
         else:
             with serial(i64(shape.group), "block_step") as step:
-                self.dots(exact, first, g * shape.group + step, WORDS)
+                self.dots(exact, first, g * shape.group + step)
+        self.end(exact)
         for total, array, (column, _) in zip(sums, exact, self.columns, strict=True):
             scale = self.weights.scale(column, g)
             for m in range(shape.rows):
@@ -117,25 +125,41 @@ class RegisterTile:
                 by = least * splat(b["xs"][self.row_tile, group, row]) if self.spec.row_scales > 1 else least
                 store(total, m, fma(x_sum, by, total[m]))
 
-    def dots(self, sums: Sequence[Buffer], first: Value, step: Value, words: int) -> None:
-        """The dot products of `words` words of the block `first + step`."""
-        shape, limbs, x = self.shape, self.spec.limbs, self.b["x"]
-        for word in range(0, shape.rows * WORDS * limbs, LINE // 4):
+    def begin(self, sums: Sequence[Buffer]) -> None:
+        """Before the first `dots`."""
+
+    def end(self, sums: Sequence[Buffer]) -> None:
+        """After the last `dots`."""
+
+    def dots(self, sums: Sequence[Buffer], first: Value, step: Value) -> None:
+        """The dot products of the block `first + step`."""
+        self.word_dots(sums, first, step, WORDS)
+
+    def fetch(self, first: Value, step: Value) -> None:
+        """Prefetch rows of a later block, and codes of the next one."""
+        x = self.b["x"]
+        for word in range(0, self.shape.rows * WORDS * self.spec.limbs, LINE // 4):
             evaluate(prefetch(T.address_of(x[self.row_tile, first + step + AHEAD, self.m0, word])))
         line = let("line", T.min(self.next_step + step, self.next_lines - 1))
         for _, tile in self.columns:
             self.weights.fetch(tile, self.next, line)
+
+    def word_dots(self, sums: Sequence[Buffer], first: Value, step: Value, words: int) -> None:
+        """The dot products of `words` words of the block `first + step`."""
+        shape, limbs, x = self.shape, self.spec.limbs, self.b["x"]
+        self.fetch(first, step)
         count = shape.rows * limbs
-        # Of the sums of two register tiles in one task, TVM 0.27 shares the memory and then fails, if they wait in 16 bits.
-        wait = shape.width == shape.columns
-        blocks = [BlockSums(count, self.weights.bits, shape.target, wait=wait) for _ in self.columns]
+        # The last k's, of which no block is full, are read where they lie.
+        whole = words == WORDS
+        codes, less = (self.weights.word, self.weights.left) if whole else (self.weights.packed_word, self.weights.less)
+        blocks = [BlockSums(count, self.weights.bits, shape.target, less, vectors=True) for _ in self.columns]
         rows = [
             splats(x, (self.row_tile, first + step, self.m0 + m), limb * WORDS, words, shape.target)
             for m, limb in itertools.product(range(shape.rows), range(limbs))
         ]
         for word, (at, row) in itertools.product(range(words), enumerate(rows)):
             for block, array, (column, tile) in zip(blocks, sums, self.columns, strict=True):
-                block.add(array, at, at, self.weights.word(column, tile, step, word), row[word])
+                block.add(array, at, at, codes(column, tile, step, word), row[word])
         for block, array in zip(blocks, sums, strict=True):
             for at in range(count):
                 block.finish(array, at, at)

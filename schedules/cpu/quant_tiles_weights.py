@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..compat import T
-from ..dot import BYTES, bias
+from ..dot import BYTES, NEON, bias, signed_codes
 from ..emit import Buffer, Value, evaluate, i64, let, local, serial, store
+from ..matrix_dot import interleaved, multiplies_matrices
 from ..target import TargetProfile
 from ..vector import LANES, Vec, lanes, splat
 from .linear_spec import VECTOR, prefetch
@@ -23,7 +24,8 @@ class Weights:
     ) -> None:
         self.spec, self.b = spec, b
         self.bits = bits or spec.weight.bits  # of the codes that `word` gives
-        self.less = bias(self.bits, target)  # what dot products take off of them
+        self.less = bias(self.bits, target)  # what has to be taken off them
+        self.left = self.less  # what of that is left to the dot products
         self.group_blocks = max(spec.group // BLOCK, 1)
         if not spec.integer:
             self.scales = local("wide_scales", (blocks // self.group_blocks, width), VECTOR)
@@ -50,6 +52,10 @@ class Weights:
 
     def word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
         """Four k's of 16 channels: the operand of one dot4. `block` counts from the last `take`."""
+        return self.packed_word(column, tile, block, word)
+
+    def packed_word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
+        """The same from the packed codes of 8 bits."""
         return T.reinterpret(INTEGERS, self.b["codes"][tile, (self.first + block) * WORDS + word, lanes(0, 64)])
 
     def fetch(self, tile: Value, block: Value, line: Value) -> None:
@@ -67,24 +73,34 @@ class Weights:
 
 
 class ExpandedCodes(Weights):
-    """int4 codes, one byte each in a buffer of the task."""
+    """Codes in a buffer of the task, one byte each, as the target multiplies them.
+
+    They stay as they are, or become signed, or two words of a channel lie side by side for products of matrices.
+    """
 
     def __init__(
         self, spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile, bits: int = 0
     ) -> None:
         super().__init__(spec, b, width, blocks, target, bits)
+        self.matrix, self.left = multiplies_matrices(target), 0
         self.bytes = local("wide", (blocks * WORDS, width), INTEGERS)
 
     def take(self, column: int, tile: Value, first: Value, blocks: Value) -> None:
         """See Weights."""
         super().take(column, tile, first, blocks)
         with serial(blocks, "b") as b:
-            for i, word in enumerate(self.expanded(tile, let("at", first + b))):
+            words = self.expanded(tile, let("at", first + b))
+            if self.less:
+                words = [signed_codes(word) for word in words]
+            if self.matrix:
+                pairs = [interleaved(*words[i : i + 2]) for i in range(0, WORDS, 2)]
+                words = [word for pair in pairs for word in pair]
+            for i, word in enumerate(words):
                 store(self.bytes, (b * WORDS + i, column), word)
 
     def expanded(self, tile: Value, block: Value) -> list[Vec]:
         """The words of one block."""
-        return block_words(self.b["codes"], 4, tile, block)
+        return block_words(self.b["codes"], self.spec.weight.bits, tile, block)
 
     def word(self, column: int, tile: Value, block: Value, word: Value) -> Vec:
         """See Weights."""
@@ -136,6 +152,6 @@ class ScaledCodes(ExpandedCodes):
 
 def weights_of(spec: QuantSpec, b: Mapping[str, Buffer], width: int, blocks: int, target: TargetProfile) -> Weights:
     """The weights of a task of `width` column tiles that takes at most `blocks` blocks of 32 k's at a time."""
-    if spec.weight.bits == 8:
+    if spec.weight.bits == 8 and target.dots not in NEON:
         return Weights(spec, b, width, blocks, target)
     return (ScaledCodes if spec.weight.two_level else ExpandedCodes)(spec, b, width, blocks, target)

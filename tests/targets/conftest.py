@@ -1,16 +1,31 @@
-"""Headless Chromium, and a page of a server that follows a script. `make test-targets` installs what is needed."""
+"""An artifact for all portable targets; headless Chromium, and a page of a server that follows a script.
+
+`make test-targets` installs what is needed.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from heddle.compiler.driver import compile_model
+from heddle.schedules.target import PROFILES
+from tests.conftest import ROOT
 from tests.web_tools import Script, running, scripted
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example model for every portable target of every architecture; copy it before damaging it."""
+    output = tmp_path_factory.mktemp("everywhere") / "tinydoc.heddle"
+    targets = [profile.name for profile in PROFILES.values() if profile.portable]
+    return compile_model(ROOT / "examples" / "tinydoc", output, target=targets)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from ....runtime.plans import KV_SEGMENT, KV_TILE, PAGE
+from ....runtime.plans.layout import FAR
 from ....schedules.compat import T
 from ....schedules.cpu.attention_group import Group
 from ....schedules.cpu.attention_tile import TILE_PAGES, FloatTile, KVTile
@@ -116,7 +117,7 @@ class Walk:
     def _load(self, rows: Value, row_at: Value | None, row: Value, head: Value, count: Value, queries: Value) -> None:
         """Take the queries, and the reach [lo, hi) of all of them together."""
         spec, operands, heads = self.spec, self.operands, self.group.heads
-        store(self.reach, 0, T.int64(1 << 40))
+        store(self.reach, 0, T.int64(FAR))
         store(self.reach, 1, T.int64(0))
         with serial(rows, "i") as i:
             at = row if row_at is None else let("at", operands.number(row_at + i))

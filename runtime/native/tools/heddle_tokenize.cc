@@ -5,7 +5,8 @@
 //   e  a text to encode       E  with special tokens
 //   d  ids to decode          D  without special tokens; ids are decimal, with spaces between them
 //   i  ids to decode one by one, pieces separated by U+001F       I  without special tokens
-// An answer on stdout is a letter (= or, for an error, !), a length, a line feed, and so many bytes: ids, a text, or a message.
+// An answer on stdout is a letter (= or, for an error, !), a length, a line feed, and so many bytes: ids, a text, or a
+// message.
 #include <cstdlib>
 #include <exception>
 #include <iostream>

@@ -57,12 +57,14 @@ void AddedTokens::find(std::string_view text, bool normalized, const Part& part)
     at = end;
     const Token& token = tokens_.at(id);
     auto word_at = [&](size_t place) { return is_word(character_at(text, place).code); };
-    if (token.single_word && ((start > 0 && word_at(before(text, start))) || (end < text.size() && word_at(end)))) continue;
+    if (token.single_word && ((start > 0 && word_at(before(text, start))) || (end < text.size() && word_at(end))))
+      continue;
     if (token.lstrip) {
       while (start > 0 && is_space(character_at(text, before(text, start)).code)) start = before(text, start);
       start = std::max(start, done);
     }
-    while (token.rstrip && end < text.size() && is_space(character_at(text, end).code)) end += character_at(text, end).size;
+    while (token.rstrip && end < text.size() && is_space(character_at(text, end).code))
+      end += character_at(text, end).size;
     if (start >= end) continue;  // spaces that the token before has taken
     if (done < start) part(done, start, kNone);
     part(start, end, id);

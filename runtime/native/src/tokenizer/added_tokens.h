@@ -20,11 +20,12 @@ namespace heddle {
 
 class AddedTokens {
  public:
-  // tokenizer.json's `added_tokens`. A token that the model does not know gets the next free id, in the order of the file.
+  // tokenizer.json's `added_tokens`. A token that the model does not know gets the next free id, in the order of the
+  // file.
   AddedTokens(const std::optional<Rule>& rule, const Vocabulary& model, const Normalizers& normalizers);
 
-  // Gives the parts of a text in order: `part(start, end, id)`, with kNone for what is no added token. Looked for are those
-  // that stand in the text as it came, or those that stand in its normalized form.
+  // Gives the parts of a text in order: `part(start, end, id)`, with kNone for what is no added token. Looked for are
+  // those that stand in the text as it came, or those that stand in its normalized form.
   using Part = std::function<void(size_t, size_t, int32_t)>;
   void find(std::string_view text, bool normalized, const Part& part) const;
 

@@ -45,7 +45,8 @@ class Bpe : public Model {
  public:
   explicit Bpe(const Rule& rule) : Model(Vocabulary(rule.field("vocab"))) {
     if (auto dropout = rule.optional("dropout"); dropout && dropout->number() != 0) {
-      throw bad_artifact(dropout->path() + " asks for random merges", "the same text would give different tokens", kCopyAgain);
+      throw bad_artifact(dropout->path() + " asks for random merges", "the same text would give different tokens",
+                         kCopyAgain);
     }
     if (auto prefix = rule.optional("continuing_subword_prefix")) prefix_ = prefix->text();
     if (auto suffix = rule.optional("end_of_word_suffix")) suffix_ = suffix->text();
@@ -93,8 +94,9 @@ class Bpe : public Model {
       if (right.size() >= prefix_.size()) merged += right.substr(prefix_.size());
       int32_t left_id = vocabulary().find(left), right_id = vocabulary().find(right), id = vocabulary().find(merged);
       if (left_id == kNone || right_id == kNone || id == kNone || right.size() < prefix_.size()) {
-        throw bad_artifact(rule.path() + "[" + std::to_string(rank) + "] merges " + quote(left) + " and " + quote(right),
-                           "the vocabulary lacks one of them, or what they become", kCopyAgain);
+        throw bad_artifact(
+            rule.path() + "[" + std::to_string(rank) + "] merges " + quote(left) + " and " + quote(right),
+            "the vocabulary lacks one of them, or what they become", kCopyAgain);
       }
       merges_[pair_key(left_id, right_id)] = {rank++, id};
     }

@@ -9,7 +9,8 @@ namespace heddle {
 
 namespace {
 
-constexpr uint32_t kCharacters = 256 + 68;  // those that stand for themselves lie below 256, the 68 others from there on
+constexpr uint32_t kCharacters =
+    256 + 68;  // those that stand for themselves lie below 256, the 68 others from there on
 
 struct Alphabet {
   std::array<uint16_t, 256> character{};

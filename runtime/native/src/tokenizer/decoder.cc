@@ -68,7 +68,8 @@ class Strip : public Decoder {
       std::string_view text = token;
       size_t start = 0, end = text.size(), size = content_.size();
       for (int64_t i = 0; i < start_ && text.substr(start, size) == content_; ++i) start += size;
-      for (int64_t i = 0; i < stop_ && end >= start + size && text.substr(end - size, size) == content_; ++i) end -= size;
+      for (int64_t i = 0; i < stop_ && end >= start + size && text.substr(end - size, size) == content_; ++i)
+        end -= size;
       token = token.substr(start, end - start);
     }
   }
@@ -142,9 +143,9 @@ class WordPiece : public Decoder {
  private:
   // English as it is written: "do n't ." -> "don't."
   static void clean(std::string& token) {
-    static constexpr const char* kPairs[][2] = {{" .", "."},     {" ?", "?"},     {" !", "!"},     {" ,", ","},
-                                                {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
-                                                {" 's", "'s"},   {" 've", "'ve"}, {" 're", "'re"}};
+    static constexpr const char* kPairs[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+                                                {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+                                                {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     for (const auto& pair : kPairs) replace_all(token, pair[0], pair[1]);
   }
 
@@ -187,7 +188,8 @@ void read_into(const Rule& rule, Decoders& found) {
   } else if (type == "BPEDecoder") {
     add(std::make_unique<BpeDecoder>(rule));
   } else {
-    rule.unknown({"Sequence", "ByteLevel", "ByteFallback", "Fuse", "Strip", "Replace", "Metaspace", "WordPiece", "BPEDecoder"});
+    rule.unknown(
+        {"Sequence", "ByteLevel", "ByteFallback", "Fuse", "Strip", "Replace", "Metaspace", "WordPiece", "BPEDecoder"});
   }
 }
 
@@ -212,7 +214,10 @@ Decoders read_decoders(const std::optional<Rule>& rule) {
 
 bool is_byte_token(std::string_view token, char* byte) {
   auto digit = [](char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
   };
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return false;
   int high = digit(token[3]), low = digit(token[4]);

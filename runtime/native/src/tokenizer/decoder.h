@@ -20,7 +20,7 @@ class Decoder {
 
 struct Decoders {
   std::vector<std::unique_ptr<Decoder>> steps;
-  bool present = false;     // without any, tokens are joined by spaces
+  bool present = false;      // without any, tokens are joined by spaces
   bool byte_tokens = false;  // whether tokens like <0xE4> are bytes
 
   std::string run(std::vector<std::string> tokens) const;

@@ -30,7 +30,8 @@ std::string IncrementalDecoder::push(int32_t token) {
   std::string text = tokenizer_.decode(window_, skip_special_);
   // Only the last character can be incomplete: those before it are followed by something else already.
   bool whole = text.size() < kReplacement.size() || text.substr(text.size() - kReplacement.size()) != kReplacement;
-  std::string piece = release(whole ? std::string_view(text) : std::string_view(text).substr(0, text.size() - kReplacement.size()));
+  std::string piece =
+      release(whole ? std::string_view(text) : std::string_view(text).substr(0, text.size() - kReplacement.size()));
   if (whole) {
     std::string context = tokenizer_.decode(&token, 1, skip_special_);
     if (!context.empty()) {

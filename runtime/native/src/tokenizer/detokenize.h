@@ -13,8 +13,8 @@
 
 namespace heddle {
 
-// Decodes token by token; what may still change is held back: an incomplete last character, and a run of byte tokens. The
-// concatenation of all pieces is the decoding of all tokens.
+// Decodes token by token; what may still change is held back: an incomplete last character, and a run of byte tokens.
+// The concatenation of all pieces is the decoding of all tokens.
 class IncrementalDecoder {
  public:
   // `tokenizer` must outlive this.
@@ -33,8 +33,8 @@ class IncrementalDecoder {
   size_t sent_ = 0;              // characters of the window's text that are out
 };
 
-// Passes text on until a stop text is complete, and never lets out a part of one. The stop text that is complete first counts
-// (of two that end together, the longer one), so the result does not depend on how the text is cut into pieces.
+// Passes text on until a stop text is complete, and never lets out a part of one. The stop text that is complete first
+// counts (of two that end together, the longer one), so the result does not depend on how the text is cut into pieces.
 class StopFilter {
  public:
   // Texts of `stops` must not be empty.

@@ -26,7 +26,8 @@ std::vector<int32_t> Model::byte_tokens() const {
 }
 
 int32_t Model::need_unknown(int32_t id) const {
-  if (id == kNone) throw bad_request("the text has characters that the tokenizer does not know", "its model has no unknown token");
+  if (id == kNone)
+    throw bad_request("the text has characters that the tokenizer does not know", "its model has no unknown token");
   return id;
 }
 

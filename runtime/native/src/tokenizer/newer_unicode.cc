@@ -14,7 +14,8 @@ struct Range {
   uint32_t like;  // a character of Unicode 14 with the same general category and as many bytes; of Han and emoji, one
 };
 
-// Made from Oniguruma's tables of Unicode 16, less those of Unicode 14. U+180E stands here because PCRE2 takes it for a space.
+// Made from Oniguruma's tables of Unicode 16, less those of Unicode 14. U+180E stands here because PCRE2 takes it for a
+// space.
 constexpr Range kNewer[] = {
     // clang-format off
     {0x897, 0x897, 0xe31}, {0xcf3, 0xcf3, 0x903}, {0xece, 0xece, 0xe31}, {0x180e, 0x180e, 0x2060},

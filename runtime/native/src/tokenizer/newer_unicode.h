@@ -1,7 +1,8 @@
 // The characters that Unicode 15 and 16 added, for libraries that know Unicode 14.
 //
-// `tokenizers` splits texts by Oniguruma and Rust's tables of Unicode 16. PCRE2 and utf8proc of a system may be older, and take a
-// new ideogram for no letter. They are shown a character instead that they know, of the same category and the same length.
+// `tokenizers` splits texts by Oniguruma and Rust's tables of Unicode 16. PCRE2 and utf8proc of a system may be older,
+// and take a new ideogram for no letter. They are shown a character instead that they know, of the same category and
+// the same length.
 #ifndef HEDDLE_TOKENIZER_NEWER_UNICODE_H_
 #define HEDDLE_TOKENIZER_NEWER_UNICODE_H_
 

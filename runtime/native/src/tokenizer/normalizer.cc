@@ -11,7 +11,8 @@ namespace heddle {
 
 namespace {
 
-// Each character becomes what `change` appends for it. Where the first one becomes nothing, the text has lost its start.
+// Each character becomes what `change` appends for it. Where the first one becomes nothing, the text has lost its
+// start.
 template <typename Change>
 void for_characters(NormalText& text, Change&& change) {
   std::string out;
@@ -94,7 +95,8 @@ class Replace : public Normalizer {
     pattern_.parts(all, [&](size_t start, size_t end, bool match) {
       out += match ? std::string_view(content_) : all.substr(start, end - start);
       // What stands for several characters stands for the last of them.
-      if (match && start == 0 && (content_.empty() ? end > 0 : count_characters(all.substr(0, end)) > 1)) text.at_start = false;
+      if (match && start == 0 && (content_.empty() ? end > 0 : count_characters(all.substr(0, end)) > 1))
+        text.at_start = false;
     });
     text.text = std::move(out);
   }

@@ -39,23 +39,28 @@ Regex::Regex(std::string_view pattern, const std::string& path) : path_(path) {
   code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &at, nullptr));
   if (!code_) {
-    throw bad_artifact(path + " is " + quote(pattern) + ", a regular expression that cannot be used", message(error), kCopyAgain);
+    throw bad_artifact(path + " is " + quote(pattern) + ", a regular expression that cannot be used", message(error),
+                       kCopyAgain);
   }
-  pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);  // where memory may not be made executable, matches are found without
+  pcre2_jit_compile(code_.get(),
+                    PCRE2_JIT_COMPLETE);  // where memory may not be made executable, matches are found without
 }
 
 bool Regex::search(std::string_view text, size_t from, size_t* start, size_t* end) const {
   pcre2_match_data* data = match_data();
   auto run = [&](uint32_t options) {
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, options, data, nullptr);
+    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, options, data,
+                       nullptr);
   };
   int found = run(PCRE2_NO_UTF_CHECK);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = run(PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
   if (found == PCRE2_ERROR_NOMATCH) return false;
-  if (found < 0) throw bad_request("the text cannot be cut by the tokenizer's " + path_, message(found), "give a shorter text");
+  if (found < 0)
+    throw bad_request("the text cannot be cut by the tokenizer's " + path_, message(found), "give a shorter text");
   const PCRE2_SIZE* place = pcre2_get_ovector_pointer(data);
   *start = place[0], *end = place[1];
-  if (*start < from || *end < *start) throw bad_request("the text cannot be cut by the tokenizer's " + path_, "a match goes backwards");
+  if (*start < from || *end < *start)
+    throw bad_request("the text cannot be cut by the tokenizer's " + path_, "a match goes backwards");
   return true;
 }
 

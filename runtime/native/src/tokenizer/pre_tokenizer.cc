@@ -24,7 +24,8 @@ class Split : public PreTokenizer {
 
   void run(Piece piece, const PieceSink& out) const override {
     Splitter splitter(piece, behavior_, out);
-    pattern_.parts(piece.text, [&](size_t start, size_t end, bool match) { splitter.part(start, end, match != invert_); });
+    pattern_.parts(piece.text,
+                   [&](size_t start, size_t end, bool match) { splitter.part(start, end, match != invert_); });
     splitter.flush();
   }
 
@@ -91,7 +92,8 @@ class Metaspace : public PreTokenizer {
     piece.text = text;
     if (!split_) return out(piece);
     uint32_t space = character_at(space_, 0).code;
-    split_characters(piece, Behavior::kMergedWithNext, [&](uint32_t code) { return code == space; }, out);
+    split_characters(
+        piece, Behavior::kMergedWithNext, [&](uint32_t code) { return code == space; }, out);
   }
 
  private:
@@ -104,7 +106,8 @@ class Metaspace : public PreTokenizer {
 // Cuts by classes of characters.
 class Classes : public PreTokenizer {
  public:
-  Classes(std::function<bool(uint32_t)> matches, Behavior behavior) : matches_(std::move(matches)), behavior_(behavior) {}
+  Classes(std::function<bool(uint32_t)> matches, Behavior behavior)
+      : matches_(std::move(matches)), behavior_(behavior) {}
   void run(Piece piece, const PieceSink& out) const override { split_characters(piece, behavior_, matches_, out); }
 
  private:
@@ -186,8 +189,8 @@ void read_into(const Rule& rule, PreTokenizers& steps) {
   } else if (type == "FixedLength") {
     steps.push_back(std::make_unique<FixedLength>(rule));
   } else {
-    rule.unknown({"Sequence", "Split", "ByteLevel", "Metaspace", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit",
-                  "BertPreTokenizer", "CharDelimiterSplit", "FixedLength"});
+    rule.unknown({"Sequence", "Split", "ByteLevel", "Metaspace", "Digits", "Punctuation", "Whitespace",
+                  "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit", "FixedLength"});
   }
 }
 

@@ -79,8 +79,8 @@ class Precompiled : public Normalizer {
     utf8proc_int32_t state = 0;
     for (at += last.size; at < text.size();) {
       Character next = character_at(text, at);
-      if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code), static_cast<utf8proc_int32_t>(next.code),
-                                           &state)) {
+      if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code),
+                                           static_cast<utf8proc_int32_t>(next.code), &state)) {
         break;
       }
       last = next;
@@ -109,7 +109,8 @@ class Precompiled : public Normalizer {
   std::optional<std::string_view> replacement_at(size_t start) const {
     if (start > texts_.size()) return std::nullopt;
     std::string_view found = std::string_view(texts_).substr(start, texts_.find('\0', start) - start);
-    bool inside = !found.empty() && (static_cast<unsigned char>(found[0]) & 0xc0) == 0x80;  // of a character: a damaged table
+    bool inside =
+        !found.empty() && (static_cast<unsigned char>(found[0]) & 0xc0) == 0x80;  // of a character: a damaged table
     return inside ? std::nullopt : std::optional(found);
   }
 

@@ -1,12 +1,11 @@
 // Oniguruma's syntax of regular expressions in PCRE2's. What both write alike is copied.
 #include <algorithm>
-#include <array>
-#include <utility>
 #include <vector>
 
 #include "../error.h"
 #include "../text.h"
 #include "pattern.h"
+#include "regex_classes.h"
 
 namespace heddle {
 
@@ -14,27 +13,6 @@ namespace {
 
 constexpr size_t kMostPattern = 1 << 16;
 constexpr int kMostSets = 16;  // inside of each other
-
-// Contents of character classes.
-constexpr const char* kSpace = R"(\t-\r\x{85}\p{Z})";
-constexpr const char* kNoSpace = R"(\x{0}-\x{8}\x{e}-\x{1f}!-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff})"
-                                 R"(\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-constexpr const char* kWord = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
-// Oniguruma takes superscripts and fractions of Latin-1 for word characters too, though not in classes.
-constexpr const char* kWordNumbers = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
-
-// [:name:] as the contents of a class; what is not here is refused.
-constexpr std::array<std::pair<std::string_view, const char*>, 9> kPosix = {{
-    {"alpha", R"(\p{Alphabetic})"},
-    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
-    {"digit", R"(\p{Nd})"},
-    {"lower", R"(\p{Lowercase})"},
-    {"upper", R"(\p{Uppercase})"},
-    {"punct", R"(\p{P}\p{S})"},
-    {"cntrl", R"(\p{Cc})"},
-    {"space", kSpace},
-    {"word", kWord},
-}};
 
 class Translation {
  public:
@@ -149,7 +127,8 @@ class Translation {
       property(c, out);
     } else if (c == 'u') {
       std::string_view digits = pattern_.substr(at_, 4);
-      if (digits.size() != 4 || digits.find_first_not_of("0123456789abcdefABCDEF") != digits.npos) refuse("\\u and no four hex digits");
+      if (digits.size() != 4 || digits.find_first_not_of("0123456789abcdefABCDEF") != digits.npos)
+        refuse("\\u and no four hex digits");
       out += "\\x{" + std::string(digits) + "}";
       at_ += 4;
     } else if (c == '\0') {
@@ -177,12 +156,6 @@ class Translation {
       if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
       if (letter != '_' && letter != ' ' && letter != '-') lower += letter;
     }
-    static constexpr std::array<std::pair<std::string_view, const char*>, 16> kNames = {{
-        {"letter", "L"},           {"mark", "M"},           {"number", "N"},         {"punctuation", "P"},
-        {"symbol", "S"},           {"separator", "Z"},      {"other", "C"},          {"alpha", "Alphabetic"},
-        {"alphabetic", "Alphabetic"}, {"lowercase", "Lowercase"}, {"uppercase", "Uppercase"}, {"lower", "Lowercase"},
-        {"upper", "Uppercase"},    {"digit", "Nd"},         {"any", "Any"},          {"emoji", "Emoji"},
-    }};
     auto known = std::find_if(kNames.begin(), kNames.end(), [&](const auto& entry) { return entry.first == lower; });
     if (known != kNames.end()) {
       name = known->second;
@@ -241,15 +214,29 @@ class Translation {
   void set_escape(std::string& plain, std::vector<std::string>& inner) {
     char c = take();
     switch (c) {
-      case 's': plain += kSpace; break;
-      case 'S': plain += kNoSpace; break;
-      case 'w': plain += kWord; break;
-      case 'W': inner.push_back(std::string("[^") + kWord + "]"); break;
-      case 'h': plain += "0-9a-fA-F"; break;
-      case 'H': inner.push_back("[^0-9a-fA-F]"); break;
+      case 's':
+        plain += kSpace;
+        break;
+      case 'S':
+        plain += kNoSpace;
+        break;
+      case 'w':
+        plain += kWord;
+        break;
+      case 'W':
+        inner.push_back(std::string("[^") + kWord + "]");
+        break;
+      case 'h':
+        plain += "0-9a-fA-F";
+        break;
+      case 'H':
+        inner.push_back("[^0-9a-fA-F]");
+        break;
       case 'R':
-      case 'N': refuse(std::string("\\") + c + " in a class");
-      default: common(c, plain);
+      case 'N':
+        refuse(std::string("\\") + c + " in a class");
+      default:
+        common(c, plain);
     }
   }
 
@@ -278,6 +265,8 @@ class Translation {
 
 }  // namespace
 
-std::string pcre2_pattern(std::string_view pattern, const std::string& path) { return Translation(pattern, path).run(); }
+std::string pcre2_pattern(std::string_view pattern, const std::string& path) {
+  return Translation(pattern, path).run();
+}
 
 }  // namespace heddle

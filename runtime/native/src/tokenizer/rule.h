@@ -12,8 +12,8 @@
 
 namespace heddle {
 
-// It belongs to the parser of the file, which must outlive it. All functions throw Error (bad artifact) where the part is
-// something else than what is asked for. Fields that nobody asks for are allowed: other programs read the file too.
+// It belongs to the parser of the file, which must outlive it. All functions throw Error (bad artifact) where the part
+// is something else than what is asked for. Fields that nobody asks for are allowed: other programs read the file too.
 class Rule {
  public:
   Rule(simdjson::dom::element value, std::string path) : value_(value), path_(std::move(path)) {}

@@ -35,7 +35,8 @@ class Splitter {
 
   // After the last part.
   void flush() {
-    if (any_ && kept_ && start_ < end_) out_({piece_.text.substr(start_, end_ - start_), piece_.at_start && start_ == 0});
+    if (any_ && kept_ && start_ < end_)
+      out_({piece_.text.substr(start_, end_ - start_), piece_.at_start && start_ == 0});
   }
 
  private:

@@ -69,7 +69,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   std::string path = directory + "/tokenizer.json";
   simdjson::padded_string text;
   if (simdjson::error_code error = simdjson::padded_string::load(path).get(text)) {
-    throw bad_artifact(path + " cannot be read", simdjson::error_message(error), "copy the artifact again, or compile again");
+    throw bad_artifact(path + " cannot be read", simdjson::error_message(error),
+                       "copy the artifact again, or compile again");
   }
   return from_json(text, "tokenizer.json");
 }
@@ -86,7 +87,8 @@ std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view json, const std
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
-  if (text.size() > kMostText) throw bad_request("a text of " + size_text(text.size()) + " is too long to be tokenized");
+  if (text.size() > kMostText)
+    throw bad_request("a text of " + size_text(text.size()) + " is too long to be tokenized");
   std::string whole;
   if (!is_utf8(text)) {
     whole = repaired(text);

@@ -1,4 +1,5 @@
-// Text to token ids and back, by an artifact's tokenizer.json: the same ids and texts as the Python package `tokenizers`.
+// Text to token ids and back, by an artifact's tokenizer.json: the same ids and texts as the Python package
+// `tokenizers`.
 #ifndef HEDDLE_TOKENIZER_TOKENIZER_H_
 #define HEDDLE_TOKENIZER_TOKENIZER_H_
 
@@ -14,14 +15,16 @@ namespace heddle {
 // Immutable once loaded: any number of threads may use one.
 class Tokenizer {
  public:
-  // Read `directory`/tokenizer.json. Error (bad artifact) where it is missing, broken, or has a rule that is not known here.
+  // Read `directory`/tokenizer.json. Error (bad artifact) where it is missing, broken, or has a rule that is not known
+  // here.
   static std::unique_ptr<Tokenizer> load(const std::string& directory);
   // From the file's text; `name` stands for the file in errors.
   static std::unique_ptr<Tokenizer> from_json(std::string_view json, const std::string& name);
   ~Tokenizer();
 
-  // Token ids of `text`, framed by the model's special tokens where `add_special` says so. Bytes that are not UTF-8 count as
-  // U+FFFD, one for each maximal part of a character. Error (bad request) for a text that the file's rules fail on.
+  // Token ids of `text`, framed by the model's special tokens where `add_special` says so. Bytes that are not UTF-8
+  // count as U+FFFD, one for each maximal part of a character. Error (bad request) for a text that the file's rules
+  // fail on.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
 
   // Text of token ids, always UTF-8. Ids that the tokenizer does not know have no text.

@@ -10,8 +10,8 @@
 
 namespace heddle {
 
-// Each text has a number; of equal texts the last one's counts. A node is a place in `numbers_`; its children stand in a hash
-// table by node and byte.
+// Each text has a number; of equal texts the last one's counts. A node is a place in `numbers_`; its children stand in
+// a hash table by node and byte.
 class Trie {
  public:
   static constexpr uint32_t kRoot = 0;

@@ -22,9 +22,9 @@ constexpr uint32_t kUnknown[][2] = {
 };
 
 bool is_unknown(uint32_t code) {
-  return code >= kUnknown[0][0] && std::any_of(std::begin(kUnknown), std::end(kUnknown), [code](const uint32_t(&range)[2]) {
-           return range[0] <= code && code <= range[1];
-         });
+  return code >= kUnknown[0][0] &&
+         std::any_of(std::begin(kUnknown), std::end(kUnknown),
+                     [code](const uint32_t(&range)[2]) { return range[0] <= code && code <= range[1]; });
 }
 
 bool ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
@@ -61,7 +61,8 @@ void append_form(std::string& out, std::string_view text, utf8proc_option_t opti
 std::string unicode_form(std::string_view text, UnicodeForm form) {
   bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
   bool compatible = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
-  int options = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatible ? UTF8PROC_COMPAT : 0);
+  int options =
+      UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatible ? UTF8PROC_COMPAT : 0);
   std::string out;
   out.reserve(text.size());
   // ASCII is its own form, and only the last character of a run of it can take part in what follows.

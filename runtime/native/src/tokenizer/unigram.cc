@@ -43,7 +43,8 @@ Entries read_entries(const Rule& rule) {
 
 class Unigram : public Model {
  public:
-  Unigram(const Rule& rule, Entries entries) : Model(std::move(entries.vocabulary)), scores_(std::move(entries.scores)) {
+  Unigram(const Rule& rule, Entries entries)
+      : Model(std::move(entries.vocabulary)), scores_(std::move(entries.scores)) {
     unknown_score_ = entries.least - kUnknownPenalty;
     if (auto unknown = rule.optional("unk_id")) {
       unknown_ = static_cast<int32_t>(unknown->integer(0, static_cast<int64_t>(scores_.size()) - 1));

@@ -13,9 +13,7 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
 
-utf8proc_category_t category(uint32_t code) {
-  return utf8proc_category(static_cast<utf8proc_int32_t>(older(code)));
-}
+utf8proc_category_t category(uint32_t code) { return utf8proc_category(static_cast<utf8proc_int32_t>(older(code))); }
 
 bool between(int value, int first, int last) { return first <= value && value <= last; }
 

@@ -16,8 +16,9 @@ Vocabulary::Vocabulary(const Rule& rule) {
   for (auto [token, id] : object) {
     int64_t number;
     if (id.get_int64().get(number) || number < 0 || number >= kMostIds) {
-      throw bad_artifact(rule.path() + " gives the token " + quote(token) + " no id from 0 to " + std::to_string(kMostIds - 1),
-                         "", kCopyAgain);
+      throw bad_artifact(
+          rule.path() + " gives the token " + quote(token) + " no id from 0 to " + std::to_string(kMostIds - 1), "",
+          kCopyAgain);
     }
     add(token, static_cast<int32_t>(number));
   }

@@ -17,7 +17,8 @@ class WordPiece : public Model {
         prefix_(rule.field("continuing_subword_prefix").text()),
         most_(static_cast<size_t>(rule.field("max_input_chars_per_word").integer(0, INT64_MAX))) {
     for (int32_t id = 0; id < vocabulary().ids(); ++id) {
-      if (vocabulary().has(id) && vocabulary().find(vocabulary().token(id)) == id) trie_.add(vocabulary().token(id), id);
+      if (vocabulary().has(id) && vocabulary().find(vocabulary().token(id)) == id)
+        trie_.add(vocabulary().token(id), id);
     }
   }
 
