@@ -78,21 +78,6 @@ def compare(rules: dict[str, Any] | str, given: Sequence[str], seed: int = 0) ->
         assert got == b"=" + want, record
 
 
-def without_panic(rules: dict[str, Any], given: Sequence[str]) -> list[str]:
-    """The texts that the Python package can encode: it panics at some, where rules change what added tokens look like."""
-    python = tokenizers.Tokenizer.from_str(json.dumps(rules))
-    found = []
-    for text in given:
-        try:
-            python.encode(text)
-        except BaseException as error:  # PanicException is of a module that cannot be imported
-            if type(error).__name__ != "PanicException":
-                raise
-        else:
-            found.append(text)
-    return found
-
-
 def part(kind: str, **options: Any) -> dict[str, Any]:
     return {"type": kind, **options}
 
@@ -144,7 +129,11 @@ PATTERNS = [
 
 
 class Rules:
-    """Rules put together at random, of all kinds that the native tokenizer has."""
+    """Rules put together at random, of most kinds that the native tokenizer has.
+
+    Added tokens that are looked for in the normalized text, or take spaces away, are left out: where rules change them, the
+    Python package panics.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -199,8 +188,8 @@ class Rules:
     def added(self, count: int) -> list[dict[str, Any]]:
         contents = ["<x>", "<xy>", "x", "the", " a", "\n\n", "é", "a b"]
         return [
-            {"id": count + i, "content": content, "lstrip": False, "rstrip": False}
-            | {name: self.flag() for name in ("single_word", "normalized", "special")}
+            {"id": count + i, "content": content, "lstrip": False, "rstrip": False, "normalized": False}
+            | {name: self.flag() for name in ("single_word", "special")}
             for i, content in enumerate(self.random.sample(contents, self.random.randrange(5)))
         ]
 

@@ -150,6 +150,23 @@ def test_every_kernel_in_c(name: str, tmp_path: Path) -> None:
     agree([point for point in points() if point[1].name == name], tmp_path)
 
 
+def test_sources_of_one_library(tmp_path: Path) -> None:
+    """As a model's kernels are: a source each, all of which define what TVM gives every source."""
+    sources, chosen = [], points(["add", "gather_rows"])
+    for point in chosen:
+        code = tirx.build(tvm.IRModule({point[0]: primfunc(point, C)}), target=C.tvm_target())
+        sources.append(str(tmp_path / f"{point[0]}.c"))
+        code.write_to_file(sources[-1])
+    path = tmp_path / "both.so"
+    code.export_library(
+        str(path), fcompile=lambda *given, **more: compile_c("g++", *given, **more), addons=sources[:-1]
+    )
+    loaded = tvm.runtime.load_module(str(path))
+    for point in chosen:
+        found, wanted = results(loaded[point[0]], point)
+        assert found[0].tobytes() == wanted[0].tobytes()
+
+
 def test_native_is_never_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heddle.schedules.target.cpu_features", frozenset)
     with pytest.raises(ValueError, match="no target profile fits this"):
@@ -177,9 +194,8 @@ def test_a_model_in_c(tmp_path: Path, quant: str | None, kv_dtype: str | None) -
     prompts = ["A tensor is", "def main(", "Once upon a time", "# Heading\n\n", "The"]
     found = []
     for name in names:
-        with LLM(path, target=name) as llm:
-            done = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=64, logprobs=2))
-            found.append([(o.outputs[0].token_ids, str(o.outputs[0].logprobs)) for o in done])
+        done = LLM(path, target=name).generate(prompts, SamplingParams(temperature=0, max_tokens=64, logprobs=2))
+        found.append([(o.outputs[0].token_ids, str(o.outputs[0].logprobs)) for o in done])
     assert found[0] == found[1]
 
 

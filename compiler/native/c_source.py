@@ -44,7 +44,7 @@ def compile_c(compiler: str, output: str, files: Sequence[str], options: Sequenc
 
         with ThreadPoolExecutor(len(physical_cores())) as pool:
             objects = list(pool.map(made, enumerate(files)))
-        _run([compiler, "-shared", *objects, "-o", output, "-lm"])
+        _run([compiler, "-shared", "-s", *objects, "-o", output, "-lm"])
 
 
 def _run(command: list[str]) -> None:
