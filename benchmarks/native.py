@@ -2,8 +2,8 @@
 
     python benchmarks/native.py --model qwen2.5-0.5b --quant w4a8 --threads 2 --rounds 5 --json results.json
 
-Without `--model` the example model is measured. Random weights of true shapes, else, as in side_by_side.py. Rounds run each
-operation on both, the one that begins changing every round; the ratio is the median of the rounds' ratios:
+Without `--model` the example model is measured, else random weights of true shapes, as in side_by_side.py. A round runs each
+operation on one and then on the other, the one that begins changing every round; the ratio is the median of the rounds' ratios:
 
     decode        tokens/s of one sequence from a context of 128 tokens, greedily, end tokens ignored
     decode_long   the same from a context of 1024
@@ -144,15 +144,15 @@ def first_byte(command: list[str]) -> float:
 def measure(native: Native, python: Python, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Of each operation one number a round for both; rates in tokens/s, `start` in milliseconds. Round 0 is not counted."""
     found: dict[str, dict[str, list[float]]] = {}
+    jobs: list[tuple[str, Callable[[Native | Python], float]]] = [
+        (operation.name, lambda who, operation=operation: who.rate(operation)) for operation in OPERATIONS
+    ]
+    jobs.append(("start", lambda who: who.start() * 1e3))
+    both: list[tuple[str, Native | Python]] = [("heddle-run", native), ("python", python)]
     for turn in range(rounds + 1):
-        both: list[tuple[str, Native | Python]] = [("heddle-run", native), ("python", python)]
-        for name, who in both if turn % 2 else both[::-1]:
-            jobs: list[tuple[str, Callable[[], float]]] = [
-                (operation.name, lambda who=who, operation=operation: who.rate(operation)) for operation in OPERATIONS
-            ]
-            jobs.append(("start", lambda who=who: who.start() * 1e3))
-            for job, run in jobs:
-                value = run()
+        for job, run in jobs:
+            for name, who in both if turn % 2 else both[::-1]:
+                value = run(who)
                 print(f"round {turn} {job:12} {name:12} {value:10.1f}", file=sys.stderr, flush=True)
                 if turn:
                     found.setdefault(job, {}).setdefault(name, []).append(value)

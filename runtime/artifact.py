@@ -114,7 +114,7 @@ def _manifest_text(path: Path, fix: str, verify: str) -> str:
 
 
 def _check(path: Path, manifest: AnyManifest, verify: str) -> None:
-    _check_versions(manifest)
+    check_versions(manifest)
     check_files(path, manifest, whole=verify == "full")
 
 
@@ -137,7 +137,8 @@ def check_files(path: Path, manifest: AnyManifest, *, whole: bool = False) -> No
         _check_file(path, name, info, whole=whole or info.bytes <= SMALL_FILE)
 
 
-def _check_versions(manifest: AnyManifest) -> None:
+def check_versions(manifest: AnyManifest) -> None:
+    """ArtifactError where an artifact was compiled with other versions of TVM than those that are installed."""
     for field, found, mine in (
         ("tvm_version", manifest.tvm_version, tvm_version()),
         ("ffi_version", manifest.ffi_version, ffi_version()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from .errors import ManifestError
@@ -342,6 +343,11 @@ def _check(manifest: Manifest) -> None:
     for field, file in files + [("pooling", POOLING_FILE)] * bool(dense):
         if file not in manifest.files:
             raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")
-    for path in manifest.files:
-        if path.startswith("/") or ".." in path.split("/"):
+    check_paths(manifest.files)
+
+
+def check_paths(files: Iterable[str]) -> None:
+    """Names of files stay inside of the artifact."""
+    for path in files:
+        if not path or path.startswith("/") or ".." in path.split("/"):
             raise ManifestError(f"manifest.files has {path!r}, which points outside of the artifact")

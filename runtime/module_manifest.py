@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import ManifestError
 from .json_schema import decode, read_json
-from .manifest import MODULE, FileInfo, TargetInfo, WeightsInfo
+from .manifest import MODULE, FileInfo, TargetInfo, WeightsInfo, check_paths
 
 FORMAT_VERSION = 2
 FUNCTION = "main"
@@ -87,6 +87,11 @@ class ModuleManifest:
         for field, file in (("weights.file", manifest.weights.file), ("target.library", manifest.target.library)):
             if file not in manifest.files:
                 raise ManifestError(f"manifest.{field} needs {file!r}, which manifest.files lacks")
+        if manifest.target.weights != manifest.weights.file:
+            raise ManifestError(
+                f"manifest.target.weights is {manifest.target.weights!r}, manifest.weights.file {manifest.weights.file!r}"
+            )
+        check_paths(manifest.files)
         if manifest.returns not in RETURNS:
             raise ManifestError(f"manifest.returns is {manifest.returns!r}; known are {', '.join(RETURNS)}")
         return manifest

@@ -135,8 +135,8 @@ class Threads:
             return [made for statement in node.seq for made in self._statements(statement)]
         if isinstance(node, tirx.AllocBuffer):
             return [tirx.AllocBuffer(self.made[node.buffer])]
-        if isinstance(node, tirx.Evaluate):
-            return []  # prefetches, of which nothing is left
+        if is_nothing(node):
+            return []
         if isinstance(node, tirx.Bind):
             if not self._plain(node.value):
                 self.computed.add(node.var)
@@ -234,6 +234,11 @@ class _Lane:
     def _load(self, node: Any, _mutator: object = None) -> Any:
         indices = self._indices(node.source, node.indices)
         return node if indices is None else self.threads.made[node.source][tuple(indices)]
+
+
+def is_nothing(node: Any) -> bool:
+    """Whether a statement does nothing: it is what is left of a prefetch."""
+    return isinstance(node, tirx.Evaluate) and isinstance(node.value, tirx.IntImm)
 
 
 def is_lane_loop(node: Any) -> bool:

@@ -27,14 +27,16 @@ _REDUCTIONS: dict[str, Callable[[Value, Value], Value]] = {
     "llvm.vector.reduce.fadd": lambda a, b: a + b,
     "llvm.vector.reduce.or": T.Or,
 }
-_BINARY = (
+BINARY = (
     *(tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max),
     *(tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.And, tirx.Or),
+    *(tirx.BitwiseAnd, tirx.BitwiseOr, tirx.BitwiseXor, tirx.LShift, tirx.RShift),
 )
+"""Expressions of two operands `a` and `b`."""
 
 
 def lanes_to_loops(func: PrimFunc, names: dict[str, str]) -> PrimFunc:
-    """`func` without vectors. `names` gives what the target calls LLVM's fma and nearbyint.
+    """`func` without vectors. `names` gives what the target calls LLVM's fma and nearbyint of float32.
 
     Raises ValueError for a vector expression that has no scalar form here.
     """
@@ -189,20 +191,24 @@ class _Loops:
         if name == "tirx.reinterpret" and lane_count(call.args[0]) > 1:
             return self._reinterpreted(call, T.int32(0))
         if name in self.names:
-            args = [self.scalar(a) for a in call.args[1:]]
-            return T.call_pure_extern(str(call.ty), self.names[name], *args)
+            return self._named(name, call, [self.scalar(a) for a in call.args[1:]])
         if name.startswith("llvm."):
             raise ValueError(f"{name} has no form without vectors")
         return call
+
+    def _named(self, name: str, call: Any, args: list[Value]) -> Value:
+        """A call of the function that `names` has for an intrinsic: all of them are of float32."""
+        if _element(call) != "float32":
+            raise ValueError(f"{name} of {_element(call)} has no form without vectors")
+        return T.call_pure_extern("float32", self.names[name], *args)
 
     def _reduced(self, name: str, call: Any) -> Value:
         vector = call.args[-1]
         array, boolean = self._array("lanes", vector), _element(vector) == "bool"
         self.first += [tirx.AllocBuffer(array), self._fill(array, vector)]
         n, dtype = lane_count(vector), str(array.dtype)
-        begin = (
-            self.scalar(call.args[1]) if len(call.args) == 3 else None
-        )  # [the intrinsic's number, the start, the vector]
+        # Arguments are the intrinsic's number, for some a value to begin with, and the vector.
+        begin = self.scalar(call.args[1]) if len(call.args) == 3 else None
         total = tirx.decl_buffer([1], dtype, "reduced", layout=None)
         i = tirx.Var("i", "int32")
         skip = 0 if begin is not None else 1
@@ -229,7 +235,7 @@ class _Loops:
             return self._load(expr, lane)
         if isinstance(expr, tirx.Var):
             return self._truth(self.arrays[expr][lane], expr)
-        if isinstance(expr, _BINARY):
+        if isinstance(expr, BINARY):
             return type(expr)(self.at(expr.a, lane), self.at(expr.b, lane))
         if isinstance(expr, tirx.Not):
             return tirx.Not(self.at(expr.a, lane))
@@ -249,8 +255,6 @@ class _Loops:
         return buffer[tuple([*indices, lane] if of_vectors(expr.source) else indices)]
 
     def _call(self, expr: Value, lane: Value) -> Value:
-        if type(expr).__name__ in ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "LShift", "RShift"):
-            return type(expr)(self.at(expr.a, lane), self.at(expr.b, lane))
         name = intrinsic(expr)
         half = lane_count(expr) // 2
         if name == "tirx.reinterpret":
@@ -266,8 +270,7 @@ class _Loops:
             low, high = (self.at(a, T.truncmod(lane, T.int32(half))) for a in expr.args)
             return tirx.Select(lane < half, low, high)
         if name in self.names:
-            args = [self.at(a, lane) for a in expr.args[1:]]
-            return T.call_pure_extern(_element(expr), self.names[name], *args)
+            return self._named(name, expr, [self.at(a, lane) for a in expr.args[1:]])
         if name.startswith("llvm."):
             raise ValueError(f"{name} has no form without vectors")
         return type(expr)(expr.op, [self.at(a, lane) for a in expr.args], ret_ty=_element(expr))

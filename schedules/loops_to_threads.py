@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .block_threads import Device, Threads, array_bytes, array_in, loads, substitute
+from .block_threads import Device, Threads, array_bytes, array_in, is_nothing, loads, substitute
 from .compat import PrimFunc, T, finish, tirx, tvm_ffi
 from .emit import Value
 from .lanes_to_loops import blockless
@@ -64,7 +64,7 @@ class _Host:
                 made.append(self.parallel(statement, None))
             elif isinstance(statement, tirx.IfThenElse):
                 made.append(self.condition(statement))
-            elif not isinstance(statement, tirx.Evaluate):
+            elif not is_nothing(statement):
                 made.append(self.alone(statement))
         return _sequence(made)
 

@@ -11,16 +11,11 @@ from typing import Any
 
 from .compat import PrimFunc, T, finish, intrinsic, ir, tirx
 from .emit import Value
-from .lanes_to_loops import blockless
+from .lanes_to_loops import BINARY, blockless
 
 WORD = 32
 _NARROW = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 _TYPES = {"int8": "int32", "int16": "int32", "int64": "int32", "uint8": "uint32", "uint16": "uint32"}
-_BINARY = (
-    *(tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max),
-    *(tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.And, tirx.Or),
-    *(tirx.BitwiseAnd, tirx.BitwiseOr, tirx.BitwiseXor, tirx.LShift, tirx.RShift),
-)
 
 
 def in_words(func: PrimFunc) -> PrimFunc:
@@ -105,7 +100,7 @@ class _Words:
             return self._name(expr)
         if isinstance(expr, ir.TensorLoad):
             return self._load(expr)
-        if isinstance(expr, _BINARY):
+        if isinstance(expr, BINARY):
             if dtype in _NARROW and isinstance(expr, tirx.Add | tirx.Sub | tirx.Mul | tirx.LShift):
                 raise ValueError(f"{type(expr).__name__} of {dtype} would not wrap in words")
             return type(expr)(self.value(expr.a), self.value(expr.b))
@@ -115,7 +110,11 @@ class _Words:
             return tirx.Select(*(self.value(e) for e in (expr.condition, expr.true_value, expr.false_value)))
         if isinstance(expr, tirx.Cast):
             value = self.value(expr.value)
-            return _extended(T.cast(value, "uint32"), dtype) if dtype in _NARROW else _cast(value, _type(dtype))
+            if dtype not in _NARROW:
+                return _cast(value, _type(dtype))
+            if str(value.ty).startswith("float"):
+                value = T.cast(value, "int32")  # a negative number has no uint32
+            return _extended(T.cast(value, "uint32"), dtype)
         name, args = intrinsic(expr), [self.value(a) for a in expr.args]
         if name == "tirx.reinterpret":
             if dtype in _NARROW:

@@ -15,7 +15,8 @@ from heddle.compiler.driver import compile_model
 from heddle.runtime.errors import HeddleError
 from heddle.schedules.block_threads import Device
 from heddle.schedules.compat import T, finish, tvm, tvm_ffi
-from heddle.schedules.emit import buffer, let, local, parallel, prim_func, serial, settle, store, when
+from heddle.schedules.cpu.linear_spec import prefetch
+from heddle.schedules.emit import buffer, evaluate, let, local, parallel, prim_func, serial, settle, store, when
 from heddle.schedules.lanes_to_loops import lanes_to_loops
 from heddle.schedules.loops_to_threads import loops_to_threads
 from heddle.schedules.registry import KERNELS
@@ -194,6 +195,20 @@ def test_one_thread_does_it_where_it_is_not_plain_that_all_meet() -> None:
     assert "storage_sync" not in alone
 
 
+def test_calls_for_their_effect_are_refused_and_prefetches_go() -> None:
+    def prefetching(x: Any, y: Any) -> None:
+        evaluate(prefetch(T.address_of(x[0])))
+        store(y, lanes(0), x[lanes(0)])
+
+    def calling(x: Any, y: Any) -> None:
+        evaluate(T.call_extern("int32", "log", y[0]))
+        store(y, lanes(0), x[lanes(0)])
+
+    assert "prefetch" not in threads(prefetching)
+    with pytest.raises(ValueError, match="Evaluate has no form for the threads of a block"):
+        threads(calling)
+
+
 def test_arrays_that_fit_nowhere_are_refused() -> None:
     with pytest.raises(ValueError, match="sums_ has 64 bytes, the array of a thread at most 32"):
         threads(uncertain, Device(32, 32))
@@ -207,6 +222,11 @@ def test_words_extend_bytes_and_refuse_64_bits() -> None:
     script = str(in_words(lanes_to_loops(finish(made[0]), NAMES)))
     assert 'x: T.Buffer((8, 4), "uint32")' in script or 'x: T.Buffer((T.int64(8), 4), "uint32")' in script
     assert "int64" not in script.replace("T.int64(8)", "")
+    codes = buffer("codes", (16,), "float32")
+    with prim_func([codes]) as made:
+        store(codes, lanes(0), T.cast(T.cast(codes[lanes(0)], "int8x16"), "float32x16"))
+    script = str(in_words(lanes_to_loops(finish(made[0]), NAMES)))
+    assert 'T.Cast("uint32", T.Cast("int32", codes[' in script, "-1.0 has no uint32"
     wide = buffer("wide", (16,), "int64")
     with prim_func([wide]) as made:
         store(wide, 0, T.int64(1))

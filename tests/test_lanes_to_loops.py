@@ -123,6 +123,11 @@ def test_what_has_no_scalar_form_is_named() -> None:
         store(x, lanes(0), T.call_llvm_pure_intrin("float32x16", "llvm.sqrt", x[lanes(0)]))
     with pytest.raises(ValueError, match=r"llvm\.sqrt has no form without vectors"):
         lanes_to_loops(finish(made[0]), NAMES)
+    x = buffer("x", (16,), "float64")
+    with prim_func([x]) as made:
+        store(x, lanes(0), T.call_llvm_pure_intrin("float64x16", "llvm.nearbyint", x[lanes(0)]))
+    with pytest.raises(ValueError, match=r"llvm\.nearbyint of float64 has no form without vectors"):
+        lanes_to_loops(finish(made[0]), NAMES)
 
 
 def agree(some: Sequence[Point], folder: Path) -> None:

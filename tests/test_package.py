@@ -19,6 +19,7 @@ from heddle.compiler.native.tvm_files import versions, wheel_pattern
 from heddle.runtime.artifact import open_artifact, read_manifest
 from heddle.runtime.errors import ArtifactError, HeddleError
 from heddle.runtime.manifest import Manifest, WeightsInfo
+from tests.artifact_tools import copy_artifact, edit_manifest
 from tests.conftest import ROOT
 
 
@@ -142,6 +143,10 @@ def test_what_cannot_be_packaged_is_refused(tinydoc: Path, tmp_path: Path) -> No
     (module / "manifest.json").write_text('{"kind": "module"}')
     with pytest.raises(ArtifactError, match="compiled torch module"):
         package_model(module, tmp_path / "out")
+    other = copy_artifact(tinydoc, tmp_path / "other")
+    edit_manifest(other, lambda raw: raw.update(tvm_version="0.1"))
+    with pytest.raises(ArtifactError, match=r"manifest\.tvm_version is 0\.1"):
+        package_model(other, tmp_path / "out")
     damaged = tmp_path / "damaged"
     shutil.copytree(tinydoc, damaged)
     (damaged / "config.json").write_text("{}")

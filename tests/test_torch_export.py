@@ -168,6 +168,8 @@ def test_damaged_manifests_name_the_field(text: Module, tmp_path: Path) -> None:
         ({"returns": "list"}, "returns is 'list'"),
         ({"format_version": 99}, "format_version is 99"),
         ({"files": {}}, "weights.file needs"),
+        ({"files": raw["files"] | {"../x": {"sha256": "", "bytes": 0}}}, "points outside of the artifact"),
+        ({"target": raw["target"] | {"weights": "other"}}, "target.weights is 'other'"),
         ({"surprise": 1}, "surprise is not a known field"),
         ({"dims": {"batch": {"least": 1}}}, "most is missing"),
     ):

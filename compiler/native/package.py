@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...runtime.artifact import check_files, is_artifact, is_module, read_manifest
+from ...runtime.artifact import check_files, check_versions, is_artifact, is_module, read_manifest
 from ...runtime.errors import ArtifactError, HeddleError
 from ...runtime.manifest import DECODER, Manifest, TargetInfo
 from ...schedules.target import PROFILES, resolve_targets
@@ -55,7 +55,8 @@ def package_model(
     `model` is an artifact, of which the libraries for `arch` (None: this machine's architecture) are taken, or of these those
     that `targets` name; or a checkpoint, which is compiled for them with `options` (those of `compile_model`), for all portable
     ones where none is named. An older package at `output` stays until the new one is whole.
-    Raises HeddleError where the model cannot be packaged, the architecture is not in it, or the runner cannot be built.
+    Raises HeddleError where the model cannot be packaged, the architecture is not in it, or the runner cannot be built, and
+    ArtifactError where its files are damaged or it was compiled with another TVM.
     """
     report = progress or (lambda what, done, total: None)
     model, output, arch = Path(model), Path(output).absolute(), check_architecture(arch)
@@ -67,6 +68,7 @@ def package_model(
     else:
         artifact = compile_model(model, target=wanted, progress=progress, **options)
     manifest = chosen_parts(read_manifest(artifact), artifact, arch, wanted if targets else None)
+    check_versions(manifest)  # the runner is built with the TVM that is installed, and refuses others
     check_files(artifact, manifest, whole=True)
     report("building the runner", 0, 1)
     runner = build_runner(arch)

@@ -176,7 +176,7 @@ def _download(arch: str, folder: Path, variable: str) -> list[Path]:
     if done.returncode:
         raise HeddleError(
             f"the wheels of TVM for {arch} could not be fetched ({', '.join(pins)})",
-            (done.stderr or done.stdout).strip().splitlines()[-1],
+            ((done.stderr or done.stdout).strip() or f"pip ended with {done.returncode}").splitlines()[-1],
             f"connect to a package index, or name a folder that holds the two wheels in {variable}; elsewhere: pip download "
             f"--no-deps --only-binary=:all: --platform manylinux_2_28_{arch} {' '.join(pins)}",
         )

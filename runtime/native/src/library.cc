@@ -17,6 +17,9 @@
 #include "error.h"
 #include "text.h"
 
+// Of TVM's runtime: compiled C asks for it by its name, compiled LLVM through a table.
+extern "C" void* TVMBackendAllocWorkspace(int device_type, int device_id, uint64_t bytes, int code, int bits);
+
 namespace heddle {
 
 namespace {
@@ -28,13 +31,12 @@ Error missing(const std::string& path, const char* kind, const std::string& name
   return bad_artifact(path + " has no " + kind + " " + quote(name), "manifest and library disagree", "compile again");
 }
 
-// A compiled library looks for the ffi's functions among those that are loaded for everybody. Where this runtime was
-// opened by dlopen they are not, until they are opened so once more.
-void show_ffi() {
+// A compiled library looks for functions of the ffi and, in C, of the runtime among those that are loaded for everybody.
+// Where this runtime was opened by dlopen they are not, until they are opened so once more.
+void show(const void* function, const char* library) {
   Dl_info info;
-  if (!dladdr(reinterpret_cast<const void*>(&TVMFFIGetVersion), &info) ||
-      !dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD)) {
-    throw failed("libtvm_ffi cannot be shown to compiled code");
+  if (!dladdr(function, &info) || !dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD)) {
+    throw failed(std::string(library) + " cannot be shown to compiled code");
   }
 }
 
@@ -64,7 +66,8 @@ tvm::ffi::Module load(const std::string& path) {
 }  // namespace
 
 Library::Library(const std::string& path) : path_(path) {
-  show_ffi();
+  show(reinterpret_cast<const void*>(&TVMFFIGetVersion), "libtvm_ffi");
+  show(reinterpret_cast<const void*>(&TVMBackendAllocWorkspace), "libtvm_runtime");
   try {
     module_ = load(path);
     auto executable = module_.value()->GetFunction("vm_load_executable", true);
