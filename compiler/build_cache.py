@@ -24,6 +24,8 @@ from ..runtime.tvm import ffi_version, tvm_version
 
 DEFAULT_LIMIT = 50_000_000_000
 SUFFIX = ".heddle"
+SCRATCH = ".tmp-"
+"""Stands behind the key in the name of a scratch folder of native programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +105,12 @@ def find_or_build(key: str, build: Callable[[Path], Path], *, rebuild: bool = Fa
     path = directory / f"{key}{SUFFIX}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory, key)
+        held = lock(directory, key)
     except OSError as error:
         raise HeddleError(
             f"the build cache {directory} cannot be written", str(error), "set HEDDLE_CACHE to a folder that can"
         ) from error
-    with lock:
+    with held:
         if rebuild or lookup(key) is None:
             if not is_artifact(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -153,7 +155,7 @@ def evict(keep: str | None = None) -> list[Entry]:
 def clear(older_than: float = 0.0) -> list[Entry]:
     """Remove every entry that was last used more than `older_than` seconds ago; returns what was removed.
 
-    Native programs, and what was fetched to build them, go likewise.
+    Native programs, and what was fetched to build them, go likewise, unless they are being made just now.
     """
     now = time.time()
     _remove_leftovers()
@@ -161,9 +163,11 @@ def clear(older_than: float = 0.0) -> list[Entry]:
     for entry in removed:
         shutil.rmtree(entry.path, ignore_errors=True)
     native = cache_directory() / "native"
-    for folder in native.iterdir() if native.is_dir() else ():
-        if folder.is_dir() and now - folder.stat().st_mtime >= older_than:
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in [path for path in native.iterdir() if path.is_dir()] if native.is_dir() else ():
+        key = folder.name.partition(SCRATCH)[0]
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock(native, key, fcntl.LOCK_NB):
+            if now - folder.stat().st_mtime >= older_than:
+                shutil.rmtree(folder, ignore_errors=True)
     return removed
 
 
@@ -172,11 +176,11 @@ def _remove_leftovers() -> None:
     directory = cache_directory()
     for path in directory.glob(f".*{SUFFIX}.tmp-*") if directory.is_dir() else ():
         key = path.name[1:].partition(SUFFIX)[0]
-        with contextlib.suppress(BlockingIOError), _lock(directory, key, fcntl.LOCK_NB):
+        with contextlib.suppress(BlockingIOError), lock(directory, key, fcntl.LOCK_NB):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _lock(directory: Path, key: str, flags: int = 0) -> TextIO:
+def lock(directory: Path, key: str, flags: int = 0) -> TextIO:
     """The lock of a key, held until the file is closed."""
     file = (directory / f".{key}.lock").open("w")
     try:

@@ -17,7 +17,7 @@ from ..runtime.features import physical_cores
 from ..schedules.compat import PrimFunc, ir, relax, tirx, tvm
 from ..schedules.target import PROFILES, SIMT, TargetProfile, resolve_targets
 from .native.c_source import compile_c
-from .native.tools import cxx
+from .native.tools import cxx, variable
 
 CODEGEN_THREADS = 4
 LINK_OPTIONS = ("-s",)
@@ -91,7 +91,15 @@ def build_library(
         toolchain = tvm.support.cc.cross_compiler(compiler, options=list(LINK_OPTIONS))
         if profile.kind == "c":
             toolchain = functools.partial(compile_c, compiler)
-        executable.export_library(str(path), fcompile=toolchain, addons=[file for _, file in objects[1:]])
+        try:
+            executable.export_library(str(path), fcompile=toolchain, addons=[file for _, file in objects[1:]])
+        except RuntimeError as error:  # TVM's, with all that the linker said and the whole command
+            said = str(error).partition("\nCommand line:")[0].strip().splitlines()
+            raise HeddleError(
+                f"{compiler} cannot link the library for {profile.name}",
+                "; ".join(line.strip() for line in said[1:4]) or "it says nothing",
+                f"set {variable(profile.arch)} to a C++ compiler for {profile.arch}",
+            ) from error
         return Library(path, compiled - start, time.perf_counter() - compiled)
 
     return pool.submit(link)

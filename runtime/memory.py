@@ -131,7 +131,9 @@ def _control_groups() -> list[tuple[Path, str, str, str]]:
 
 
 def size_text(count: int) -> str:
-    """Bytes for people: `1.50 GB`, `12.0 MB`."""
+    """Bytes for people: `1.50 GB`, `12.0 MB`, `32.8 kB`."""
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

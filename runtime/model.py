@@ -15,6 +15,7 @@ from .kv_memory import pool_pages, pool_text
 from .manifest import ENCODER, PLAN_FUNCTION
 from .memory import allocate
 from .plans import Division, PlanBuilder, PlanLayout, PlanSequence, StepArrays
+from .plans.layout import MAX_WORKERS
 from .safetensors import storage_dtype
 from .sampler import Sampler
 from .sampler.compiled import load_sampler
@@ -122,7 +123,9 @@ class ModelRunner:
             short(function)
         self.layout = manifest.plan.layout()
         sharing = manifest.model.num_heads // manifest.model.num_kv_heads
-        self._division = Division(self.threads, manifest.plan.window, cascade=sharing <= CASCADE_SHARING)
+        self._division = Division(
+            min(self.threads, MAX_WORKERS), manifest.plan.window, cascade=sharing <= CASCADE_SHARING
+        )
         self.info = RunnerInfo(
             manifest.model.vocab_size,
             manifest.model.context_length,

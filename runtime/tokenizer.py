@@ -102,12 +102,25 @@ class Tokenizer:
         in the config: they repeat the frame, or contradict it where nobody looked after them. ContextLengthError for more
         than `at_most` tokens.
         """
-        found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        found = self._encoding(text, add_special_tokens)
         if at_most is not None and len(found) > at_most:  # before a million integers are made of it
             raise ContextLengthError(
                 f"the prompt has {len(found)} tokens; the context holds {at_most}", fix="shorten the prompt"
             )
         return list(found.ids)
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Any:
+        """What the library makes of a text; RequestError for one that cannot be UTF-8."""
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError as error:
+            if not isinstance(text, str):
+                raise
+            raise RequestError(
+                "a text has half of a surrogate pair, which is no character",
+                "tokenizers read UTF-8",
+                'replace them: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+            ) from error
 
     def encode_start(self, text: str, tokens: int) -> list[int]:
         """Token ids of `text` as `encode` gives them, at most so many: what is too much is cut off its end, inside of the frame.
@@ -117,7 +130,7 @@ class Tokenizer:
         framing = self._backend.num_special_tokens_to_add(is_pair=False)
         if tokens <= framing:
             raise RequestError(f"{tokens} tokens have no room for a text", f"{framing} tokens frame it", "allow more")
-        found = self._backend.encode(text, add_special_tokens=False)
+        found = self._encoding(text, False)
         found.truncate(tokens - framing)
         return list(self._backend.post_process(found).ids)
 

@@ -61,7 +61,7 @@ def build(name: str, *options: str) -> Path:
         ["cmake", "--build", str(place / "build"), "--parallel", str(len(os.sched_getaffinity(0)))],
         ["cmake", "--install", str(place / "build"), "--prefix", str(place / "prefix")],
     ]
-    commands[0] += [*configure_options(arch, tvm_files(arch)), *options]
+    commands[0] += [*configure_options(arch, tvm_files(arch)), "-DHEDDLE_WERROR=ON", *options]
     with locked(place):
         for command in commands:
             done = subprocess.run(command, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -65,6 +66,18 @@ def test_run_streams_from_standard_input(tinydoc: Path) -> None:
     done = subprocess.run(command, input="The command", capture_output=True, text=True, check=True)
     assert done.stdout.strip()
     assert "2 threads" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_replaced(
+    capsys: pytest.CaptureFixture[str], tinydoc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = ["--temperature", "0", "--max-tokens", "4", "--json"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The\r\n \xff \xe2\x82 \xc0\xaf")))
+    expected = "The\r\n \ufffd \ufffd \ufffd\ufffd"
+    code, text, _ = call(capsys, "run", tinydoc, *rest)
+    assert (code, json.loads(text)["prompt"]) == (0, expected)
+    code, text, _ = call(capsys, "run", tinydoc, os.fsdecode(b"The\r\n \xff \xe2\x82 \xc0\xaf"), *rest)
+    assert (code, json.loads(text)["prompt"]) == (0, expected)
 
 
 def test_inspect(capsys: pytest.CaptureFixture[str], tinydoc: Path) -> None:

@@ -15,7 +15,7 @@ from heddle.compiler import build_cache
 from heddle.compiler.native import package, runner, tools, tvm_files
 from heddle.compiler.native.package import chosen_parts, package_model, target_names
 from heddle.compiler.native.runner import Runner
-from heddle.compiler.native.tvm_files import versions, wheel_pattern
+from heddle.compiler.native.tvm_files import kept, versions, wheel_pattern
 from heddle.runtime.artifact import open_artifact, read_manifest
 from heddle.runtime.errors import ArtifactError, HeddleError
 from heddle.runtime.manifest import Manifest, WeightsInfo
@@ -184,6 +184,22 @@ def test_tvm_of_another_architecture_comes_from_a_folder_of_wheels(
     (found.include / "tvm" / "ffi" / "c_api.h").unlink()
     with pytest.raises(HeddleError, match=r"c_api\.h is missing"):
         tvm_files("aarch64")
+
+
+def test_what_is_being_made_is_not_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEDDLE_CACHE", str(tmp_path))
+    native = tmp_path / "native"
+    (native / "left.tmp-1").mkdir(parents=True)
+
+    def make(scratch: Path) -> Path:
+        build_cache.clear()
+        assert [path for path in native.iterdir() if path.is_dir()] == [scratch], "what a killed process left is gone"
+        (scratch / "made").mkdir()
+        return scratch / "made"
+
+    assert kept(native / "it", make).is_dir()
+    build_cache.clear()
+    assert not (native / "it").exists()
 
 
 def test_tvm_of_another_architecture_needs_a_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

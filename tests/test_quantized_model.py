@@ -22,8 +22,9 @@ from heddle.runtime.errors import RequestError
 from heddle.runtime.manifest import ITEM_BYTES, Manifest
 from heddle.schedules.target import TargetProfile, resolve_target
 from tests.conftest import ROOT
+from tests.cpu_targets import TARGETS
 from tests.model_tools import Sequences, reference_logits, relative_error, runner_of
-from tests.quantized_tools import TARGETS, VOCABULARY, compile_small, ragged, save_decoded, save_small
+from tests.quantized_tools import VOCABULARY, compile_small, ragged, save_decoded, save_small
 
 MIXED = {
     "*": "w4a16",

@@ -159,3 +159,10 @@ def test_truncated_file(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is broken"):
         Tokenizer.load(folder)
+
+
+def test_half_of_a_surrogate_pair_is_refused() -> None:
+    tokenizer = byte_level()
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_start(text, 9)):
+        with pytest.raises(RequestError, match="half of a surrogate pair"):
+            encode("a \ud800 b")

@@ -55,5 +55,7 @@ def readme(manifest: Manifest, runner: Runner, version: str) -> str:
         arch=runner.arch,
         needs=f" with {' and '.join(versions)} or later" if versions else "",
         libraries="\n".join(f"| `lib/{name}` | {what} |" for name, what in libraries.items()),
-        targets="\n".join(f"| {target.name} | {' '.join(target.features)} |" for target in manifest.targets),
+        targets="\n".join(
+            f"| {target.name} | {' '.join(target.features) or 'nothing'} |" for target in manifest.targets
+        ),
     )

@@ -27,14 +27,18 @@ _DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 _COMPILERS = ("g++", "c++", "clang++")
 
 
+def variable(arch: str) -> str:
+    """The environment variable that names the C++ compiler for an architecture."""
+    return "CXX" if arch == architecture() else f"HEDDLE_CXX_{arch.upper()}"
+
+
 def cxx(arch: str) -> str:
     """The C++ compiler for an architecture: CXX or this machine's; for another one HEDDLE_CXX_<ARCH> or Debian's cross compiler.
 
     HeddleError where there is none.
     """
     here = arch == architecture()
-    variable = "CXX" if here else f"HEDDLE_CXX_{arch.upper()}"
-    given = os.environ.get(variable)
+    given = os.environ.get(variable(arch))
     names = (given,) if given else _COMPILERS if here else (f"{arch}-linux-gnu-g++",)
     for name in names:
         if shutil.which(name):
@@ -42,7 +46,7 @@ def cxx(arch: str) -> str:
     raise HeddleError(
         f"there is no C++ compiler for {arch}",
         f"looked for {', '.join(names)}",
-        f"install g++{'' if here else '-' + arch.replace('_', '-') + '-linux-gnu'}, or set {variable} to a C++ compiler",
+        f"install g++{'' if here else '-' + arch.replace('_', '-') + '-linux-gnu'}, or set {variable(arch)} to a C++ compiler",
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import os
 import re
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from ...runtime.errors import HeddleError
 from ...runtime.features import architecture
-from ..build_cache import cache_directory
+from ..build_cache import SCRATCH, cache_directory, lock
 
 PACKAGES = {"apache-tvm": "tvm", "apache-tvm-ffi": "tvm_ffi"}
 """Distributions by the folders that they install."""
@@ -105,13 +104,12 @@ def locked(place: Path) -> Iterator[None]:
     """Hold the lock of a place in the cache, whose parent is made; HeddleError where the cache cannot be written."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        file = (place.parent / f".{place.name}.lock").open("w")
+        held = lock(place.parent, place.name)
     except OSError as error:
         raise HeddleError(
             f"the build cache {place.parent} cannot be written", str(error), "set HEDDLE_CACHE to a folder that can"
         ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held:
         yield
 
 
@@ -120,7 +118,7 @@ def kept(place: Path, make: Callable[[Path], Path]) -> Path:
     becomes `place`: there is all of it afterwards, or nothing."""
     with locked(place):
         if not place.is_dir():
-            with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{place.name}{SCRATCH}") as scratch:
                 shutil.move(make(Path(scratch)), place)
         os.utime(place)
     return place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,9 @@ def command(
 ) -> None:
     """Embed TEXTS (or the lines of standard input) by MODEL, an artifact or a model directory."""
     from ..llm import LLM
+    from .input import argument, standard_input
 
-    given = list(texts) or [line for line in sys.stdin.read().splitlines() if line]
+    given = [argument(text) for text in texts] or [line for line in standard_input().splitlines() if line]
     with progress_bar() as progress:
         llm = LLM(model, quant, threads, target=target, model_file=model_file, progress=progress)
     vectors = llm.embed(given, pooling, normalize, truncate_prompt_tokens=truncate)

@@ -73,7 +73,8 @@ def targets(manifest: Manifest) -> Iterator[str]:
             runs, verb = verb, "runs here"
         size = manifest.files[target.library].bytes
         reads = f", reads {target.weights}" * (len(manifest.weights) > 1)
-        yield f"target {target.name} ({target.arch}, {size / 1e6:.2f} MB, {runs}{reads}): {' '.join(target.features)}"
+        flags = " ".join(target.features) or "no CPU flags"
+        yield f"target {target.name} ({target.arch}, {size / 1e6:.2f} MB, {runs}{reads}): {flags}"
 
 
 def kernels(path: Path) -> dict[str, dict[str, int]]:

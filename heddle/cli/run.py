@@ -39,10 +39,11 @@ def command(
     """Generate from PROMPT (or standard input) with MODEL, an artifact or a checkpoint (Hugging Face, GGUF, MLC)."""
     from ..llm import LLM
     from ..runtime.sampling import SamplingParams
+    from .input import argument, standard_input
     from .terminal import shown
 
     params = SamplingParams(**sampling)
-    text = sys.stdin.read() if prompt is None else prompt
+    text = standard_input() if prompt is None else argument(prompt)
     with progress_bar() as progress:
         llm = LLM(model, quant, threads, target=target, model_file=model_file, progress=progress)
     start = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,7 @@ from heddle.compiler.native import tvm_files
 from heddle.compiler.native.tools import cxx
 from heddle.schedules.compat import PrimFunc, ir, tvm
 from heddle.schedules.target import TargetProfile
-
-QEMU = "qemu-aarch64-static"
-SYSROOT = "/usr/aarch64-linux-gnu"
-CPUS = {"aarch64-dotprod": "neoverse-n1", "aarch64-i8mm": "max"}
-"""What qemu emulates: the first has no i8mm, so that an instruction beyond the profile ends the program."""
+from tests.targets.emulation import emulated
 
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 
@@ -30,13 +25,6 @@ class Call:
 
     name: str
     arguments: Sequence[np.ndarray]
-
-
-def emulator() -> str:
-    """The emulator's path; AssertionError where it is not installed."""
-    found = shutil.which(QEMU)
-    assert found, f"{QEMU} is not installed (Debian: apt-get install qemu-user-static)"
-    return found
 
 
 def build_runner(folder: Path) -> Path:
@@ -63,9 +51,8 @@ def run(program: Path, library: Path, calls: Sequence[Call], cpu: str) -> list[l
     """The arrays of each call after it, in the order of its arguments; integers as they were."""
     given, results = library.with_suffix(".calls"), library.with_suffix(".results")
     given.write_bytes(struct.pack("<I", len(calls)) + b"".join(map(_call_bytes, calls)))
-    command = [emulator(), "-cpu", cpu, "-L", SYSROOT, str(program), str(library), str(given), str(results)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}"
+    done = emulated("aarch64", cpu, program, library, given, results)
+    assert done.returncode == 0, f"{program.name} on {cpu} ended with {done.returncode}:\n{done.stderr}"
     left = memoryview(results.read_bytes())
     after = []
     for call in calls:

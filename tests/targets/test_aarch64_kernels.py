@@ -20,7 +20,8 @@ from heddle.schedules.registry import KERNELS, Case, Kernel
 from heddle.schedules.target import PROFILES, VECTOR, TargetProfile, resolve_target
 from tests import test_quant_instructions as dots
 from tests.cpu_targets import DOTS, assembly
-from tests.targets.aarch64_kernels import CPUS, Call, build_library, build_runner, run
+from tests.targets.aarch64_kernels import Call, build_library, build_runner, run
+from tests.targets.emulation import CPUS
 from tests.test_kernels import argument, largest_error
 
 ARM = [p for p in PROFILES.values() if p.arch == "aarch64" and p.kernels == VECTOR]

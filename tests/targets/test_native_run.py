@@ -85,9 +85,12 @@ def test_a_benchmark(tinydoc: Path) -> None:
     assert (found["batch"], found["rounds"], found["max_tokens"]) == (3, 2, 4)
     table = call(heddle_run(), tinydoc, *options).stdout
     assert "decode tokens/s" in table
-    refused = call(heddle_run(), tinydoc, "--bench=1", "--lengths=4000")
-    assert refused.returncode == 1
-    assert "context" in refused.stderr
+    context = heddle.LLM(tinydoc, threads=2).runner.info.context_length
+    assert call(heddle_run(), tinydoc, "--bench=1", f"--lengths={context - 2}", "--max-tokens=2").returncode == 0
+    for length in (4000, context - 1):
+        refused = call(heddle_run(), tinydoc, "--bench=1", f"--lengths={length}", "--max-tokens=2")
+        assert refused.returncode == 1
+        assert "context" in refused.stderr
 
 
 def test_version_and_help() -> None:

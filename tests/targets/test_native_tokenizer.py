@@ -177,6 +177,9 @@ REFUSED = [
     ({"pre_tokenizer": split(r"\X")}, r"a regular expression with \X", "Python runtime"),
     ({"pre_tokenizer": split("(a")}, "a regular expression that cannot be used", "missing closing parenthesis"),
     ({"pre_tokenizer": split("a", "Kept")}, "behavior must be one of Removed, Isolated,", "found 'Kept'"),
+    ({"pre_tokenizer": split("(*ACCEPT)a")}, "a regular expression with a verb", "Python runtime"),
+    ({"pre_tokenizer": part("Sequence", pretokenizers=[part("WhitespaceSplit")] * 60_000)}, "at most 64 steps", "copy"),
+    ({"post_processor": part("TemplateProcessing", single=[{"Sequence": {"id": "A"}}] * 2)}, "single[1] must be", "copy"),
     ({"decoder": part("CTC")}, "decoder.type is 'CTC'", "known are Sequence, ByteLevel, ByteFallback"),
     ({"post_processor": part("Pairs")}, "post_processor.type is 'Pairs'", "known are"),
     ({"added_tokens": [{"id": 0}]}, "added_tokens[0].content is missing", "copy"),
@@ -197,6 +200,42 @@ def test_characters_that_no_token_stands_for() -> None:
     (message,) = ids_of(json.dumps(rules(model)), [b"b"])
     assert message.startswith(b"!")
     assert b"its model has no unknown token" in message
+
+
+DOUBLE = part("Replace", pattern={"String": "a"}, content="aa")
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "given"),
+    [
+        ({"normalizer": part("Sequence", normalizers=[DOUBLE] * 40)}, "e", b"a"),
+        ({"normalizer": part("Replace", pattern={"String": "a"}, content="b" * 100_000)}, "e", b"a" * 100_000),
+        ({"decoder": part("Sequence", decoders=[DOUBLE] * 40)}, "d", b"97"),
+        (
+            {"pre_tokenizer": part("Sequence", pretokenizers=[part("ByteLevel", add_prefix_space=False, use_regex=False)] * 40)},
+            "e",
+            "é".encode(),
+        ),
+    ],
+    ids=["normalizers", "normalizer", "decoders", "pre-tokenizers"],
+)
+def test_rules_that_make_texts_too_long(parts: dict[str, Any], kind: str, given: bytes) -> None:
+    """A few rules can double a character until no memory is left: refused long before."""
+    made = rules(pieces_model()) | parts
+    made["model"] = part("WordLevel", vocab={chr(i): i for i in range(128)}, unk_token="u")
+    loaded, message = ask([("j", json.dumps(made).encode()), (kind, given)])
+    assert loaded == b"="
+    assert message.startswith(b"!a text of ")
+    assert b"too long for the tokenizer" in message
+
+
+@pytest.mark.parametrize("option", ["lstrip", "rstrip"])
+def test_tokens_of_spaces_among_spaces(option: str) -> None:
+    """Each takes the spaces beside it; that they are walked over once shows in the time limit of a test."""
+    token = {"id": 256, "content": " "} | dict.fromkeys(("lstrip", "rstrip", "single_word", "special", "normalized"), False)
+    made = rules(pieces_model(), added_tokens=[token | {option: True}])
+    (found,) = ids_of(json.dumps(made), [b" " * 1_000_000])
+    assert found.startswith(b"=") and len(set(found[1:].split())) == 1
 
 
 @pytest.mark.parametrize("seed", range(4))

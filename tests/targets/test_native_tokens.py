@@ -86,6 +86,12 @@ def test_threads_and_a_short_pool_change_no_token(tinydoc: Path) -> None:
     assert ask(heddle_run(), tinydoc, "--info", f"--kv-memory={short}")["num_pages"] == pages
 
 
+def test_a_library_of_c_finds_the_runtime(tmp_path: Path) -> None:
+    path = compile_model(MODEL, tmp_path / "c.heddle", target=["native", "c"])
+    expected = by_runner(heddle_run(), path, PROMPTS[:3], GREEDY)
+    assert by_runner(heddle_run(), path, PROMPTS[:3], GREEDY, "--target=c") == expected
+
+
 def test_a_text_ends_where_the_context_does(tinydoc: Path) -> None:
     llm = heddle.LLM(tinydoc, threads=2)
     settings = {"temperature": 0.0, "max_tokens": 100, "ignore_eos": True}

@@ -1,4 +1,4 @@
-# How all code is compiled: C++17 for the architecture's baseline, warnings as errors, sections that nothing uses dropped.
+# How all code is compiled: C++17 for the architecture's baseline, hardened, sections that nothing uses dropped.
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
@@ -19,13 +19,20 @@ set(CMAKE_INSTALL_RPATH "$ORIGIN;$ORIGIN/../lib")
 
 add_library(heddle_options INTERFACE)
 if(MSVC)
-  target_compile_options(heddle_options INTERFACE /W4 /WX /utf-8)
+  target_compile_options(heddle_options INTERFACE /W4 $<$<BOOL:${HEDDLE_WERROR}>:/WX> /utf-8)
 else()
-  target_compile_options(heddle_options INTERFACE -Wall -Wextra -Werror -ffunction-sections -fdata-sections)
+  target_compile_options(
+    heddle_options INTERFACE -Wall -Wextra $<$<BOOL:${HEDDLE_WERROR}>:-Werror> -ffunction-sections -fdata-sections
+                             -fstack-protector-strong)
+  # Files and prompts come from anywhere: a place outside of a text or a list ends the program, whatever was checked before.
+  target_compile_definitions(heddle_options INTERFACE _GLIBCXX_ASSERTIONS)
   if(APPLE)
     target_link_options(heddle_options INTERFACE -Wl,-dead_strip)
   else()
-    target_link_options(heddle_options INTERFACE -Wl,--gc-sections $<$<CONFIG:Release>:-s>)
+    target_link_options(heddle_options INTERFACE -Wl,--gc-sections -Wl,-z,relro,-z,now)
+    if(NOT HEDDLE_SANITIZE)  # what sanitizers tell needs names
+      target_link_options(heddle_options INTERFACE $<$<CONFIG:Release>:-s>)
+    endif()
   endif()
   # Old CPUs must get as far as the message that tells them what they lack.
   if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")

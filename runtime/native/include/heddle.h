@@ -1,9 +1,10 @@
 /* Heddle's native runtime: an artifact in, tokens out. No Python, no compiler.
  *
  * Functions give HEDDLE_OK or the kind of error; heddle_last_error then says what is wrong, why, and how to mend it, until the
- * next call on the same thread. Texts are UTF-8; lengths are bytes. Structures begin with their size, which the
- * *_default functions fill in, so that later versions may add fields. A model belongs to the thread that opened it: its
- * compiled code keeps a pool of threads for that thread alone. Different models may be used by different threads.
+ * next call on the same thread. Texts are UTF-8; lengths are bytes. Structures begin with their size, so that later versions
+ * may add fields: the *_default functions fill it in, and the caller does where there is none. A model belongs to the thread
+ * that opened it: its compiled code keeps a pool of threads for that thread alone. Different models may be used by different
+ * threads; those that one thread opens share its pool, so open them with the same `threads`.
  */
 #ifndef HEDDLE_H_
 #define HEDDLE_H_
@@ -52,7 +53,7 @@ HEDDLE_API void heddle_open_options_default(heddle_open_options* options);
 /* Open the artifact directory at `path`; `options` may be NULL. *model is NULL unless the call gives HEDDLE_OK. */
 HEDDLE_API heddle_status heddle_open(const char* path, const heddle_open_options* options, heddle_model** model);
 
-/* Free the model; NULL does nothing. */
+/* Free the model; NULL does nothing. Not from a callback of its own. */
 HEDDLE_API void heddle_close(heddle_model* model);
 
 typedef struct heddle_model_info {
@@ -95,7 +96,7 @@ typedef struct heddle_sampling {
   double top_p;               /* 1: off */
   double min_p;               /* 0: off */
   double typical_p;           /* 1: off */
-  int32_t top_k;              /* 0: off */
+  int32_t top_k;              /* 0 or -1: off */
   double repetition_penalty;  /* 1: off */
   double presence_penalty;    /* 0: off */
   double frequency_penalty;   /* 0: off */
@@ -134,7 +135,8 @@ typedef struct heddle_event {
   heddle_finish finish;
 } heddle_event;
 
-/* Give 0 to go on, anything else to end this sequence. */
+/* Give 0 to go on, anything else to end this sequence. It may read the model and tokenize with it, but neither generate with it
+ * nor close it. */
 typedef int (*heddle_on_event)(void* context, const heddle_event* event);
 
 typedef struct heddle_stats {
@@ -147,8 +149,8 @@ typedef struct heddle_stats {
 } heddle_stats;
 
 /* Go on from `count` prompts at once, batched continuously over the paged cache. `sampling` is one for each prompt, or one for
- * all where `sampling_count` is 1. `stats` may be NULL. What is wrong with any prompt is found before work starts. A sequence's
- * tokens do not depend on the others. */
+ * all where `sampling_count` is 1. `stats` may be NULL; `stats->size` is set by the caller. What is wrong with any prompt is
+ * found before work starts. A sequence's tokens do not depend on the others; an error while they are generated ends all. */
 HEDDLE_API heddle_status heddle_generate(heddle_model* model, const heddle_prompt* prompts, size_t count,
                                          const heddle_sampling* sampling, size_t sampling_count,
                                          heddle_on_event on_event, void* context, heddle_stats* stats);

@@ -82,6 +82,14 @@ const T& of_this_version(const T& given, const char* name) {
       std::string("begin with ") + name + "_default, and build against the heddle.h of this library");
 }
 
+// A structure to be filled, which says how large it is.
+template <typename T>
+void check_room(const T* out, const char* name) {
+  if (present(out, name).size >= sizeof(out->size)) return;
+  throw bad_request(std::string(name) + ".size is " + std::to_string(out->size), "nothing can be written to it",
+                    std::string("set ") + name + ".size to the size of the structure before the call");
+}
+
 // Fills as much of the caller's structure as it has room for.
 template <typename T>
 void give(T made, T* out) {
@@ -92,7 +100,10 @@ void give(T made, T* out) {
 
 const heddle::Tokenizer& tokenizer_of(const heddle_model* model) {
   const auto& tokenizer = present(model, "model").tokenizer;
-  if (!tokenizer) throw bad_request("the artifact has no tokenizer");
+  if (!tokenizer) {
+    throw bad_request("the artifact has no tokenizer", "texts and token ids become each other by it",
+                      "give token ids, or compile a checkpoint that has one");
+  }
   return *tokenizer;
 }
 
@@ -159,7 +170,7 @@ void heddle_close(heddle_model* model) { std::unique_ptr<heddle_model> closed(mo
 
 heddle_status heddle_get_info(const heddle_model* model, heddle_model_info* info) {
   return guarded([&] {
-    present(info, "info");
+    check_room(info, "info");
     const heddle::Manifest& manifest = present(model, "model").artifact.manifest;
     heddle_model_info made = {};
     made.architecture = manifest.model.architecture.c_str();
@@ -213,6 +224,7 @@ heddle_status heddle_generate(heddle_model* model, const heddle_prompt* prompts,
     present(model, "model");
     const Busy busy(model);
     if (!on_event) throw bad_request("on_event is NULL", "nobody would hear of the tokens");
+    if (stats) check_room(stats, "stats");  // before the work, not after it
     if (count) present(prompts, "prompts");
     if (count && sampling_count != 1 && sampling_count != count) {
       throw bad_request(

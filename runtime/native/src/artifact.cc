@@ -19,7 +19,6 @@ namespace {
 constexpr int64_t kSmallFile = 64 << 20;     // bytes; larger ones (weights) are hashed only where all are
 constexpr size_t kMostManifest = 256 << 20;  // bytes
 constexpr size_t kPiece = 1 << 20;           // bytes read at a time
-constexpr char kAgain[] = "copy the artifact again, or compile again";
 
 std::string reason(const std::string& path) { return path + ": " + std::strerror(errno); }
 
@@ -62,16 +61,17 @@ void check_file(const std::string& folder, const std::string& name, const FileIn
   const std::string path = folder + "/" + name;
   int64_t size = 0;
   if (!is_file(path, &size)) {
-    throw bad_artifact("manifest.files has " + quote(name) + ", which is missing", "looked in " + folder, kAgain);
+    throw bad_artifact("manifest.files has " + quote(name) + ", which is missing", "looked in " + folder,
+                       kCopyArtifact);
   }
   if (size != info.bytes) {
     throw bad_artifact(name + " has " + std::to_string(size) + " bytes, manifest.files[" + quote(name) + "].bytes is " +
                            std::to_string(info.bytes),
-                       "", kAgain);
+                       "", kCopyArtifact);
   }
   if ((whole || info.bytes <= kSmallFile) && sha256(path) != info.sha256) {
     throw bad_artifact(name + " does not have the hash of manifest.files[" + quote(name) + "].sha256",
-                       "its bytes have changed", kAgain);
+                       "its bytes have changed", kCopyArtifact);
   }
 }
 
@@ -94,7 +94,7 @@ std::string read_file(const std::string& path, size_t most) {
   std::string piece(kPiece, '\0');
   while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) || file.gcount()) {
     text.append(piece, 0, static_cast<size_t>(file.gcount()));
-    if (text.size() > most) throw bad_artifact(path + " has more than " + size_text(most), "", kAgain);
+    if (text.size() > most) throw bad_artifact(path + " has more than " + size_text(most), "", kCopyArtifact);
   }
   if (file.bad()) throw bad_artifact(reason(path));
   return text;

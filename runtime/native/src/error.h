@@ -42,6 +42,9 @@ inline Error failed(std::string what, const std::string& why = "", const std::st
   return Error(HEDDLE_FAILED, std::move(what), why, fix);
 }
 
+// How to mend what is wrong with a file of an artifact.
+constexpr const char* kCopyArtifact = "copy the artifact again, or compile again";
+
 }  // namespace heddle
 
 #endif  // HEDDLE_ERROR_H_

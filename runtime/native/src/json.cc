@@ -13,7 +13,7 @@ constexpr size_t kMostShown = 80;  // bytes of a wrong value that an error shows
 
 Error mismatch(const std::string& path, const std::string& expected, simdjson::dom::element value) {
   std::string found = simdjson::minify(value);
-  if (found.size() > kMostShown) found = found.substr(0, kMostShown) + "...";
+  if (found.size() > kMostShown) found = std::string(start_of(found, kMostShown)) + "...";
   return bad_artifact(path + " must be " + expected + ", found " + found);
 }
 
@@ -103,11 +103,9 @@ const Json& Fields::operator[](std::string_view name) const {
 JsonDocument::JsonDocument(std::string_view text, const std::string& name, const std::string& path) {
   simdjson::dom::element root;
   if (simdjson::error_code error = parser_.parse(text.data(), text.size()).get(root)) {
-    throw bad_artifact(name + " is not JSON", simdjson::error_message(error),
-                       "copy the artifact again, or compile again");
+    throw bad_artifact(name + " is not JSON", simdjson::error_message(error), kCopyArtifact);
   }
-  if (!root.is_object())
-    throw bad_artifact(name + " is not an object", "", "copy the artifact again, or compile again");
+  if (!root.is_object()) throw bad_artifact(name + " is not an object", "", kCopyArtifact);
   root_.emplace_back(root, path);
 }
 

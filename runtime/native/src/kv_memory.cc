@@ -9,7 +9,7 @@
 namespace heddle {
 
 namespace {
-constexpr int64_t kMostPages = int64_t{1} << 26;  // a slot of the cache is an int32: page * 16 + offset
+constexpr uint64_t kMostPages = uint64_t{1} << 26;  // a slot of the cache is an int32: page * 16 + offset
 }
 
 int64_t pool_pages(const Manifest& manifest, uint64_t bytes) {
@@ -28,7 +28,7 @@ int64_t pool_pages(const Manifest& manifest, uint64_t bytes) {
                     "a page holds " + std::to_string(group.page_tokens) + " tokens of all layers",
                     "give more memory for the KV pool, or free some");
   }
-  return std::min(static_cast<int64_t>(bytes / record), kMostPages);
+  return static_cast<int64_t>(std::min(bytes / record, kMostPages));
 }
 
 }  // namespace heddle

@@ -8,8 +8,8 @@
 
 namespace heddle {
 
-// Pages of a pool of `bytes`; 0 means two full contexts, or half of the memory that is left (the weights are loaded
-// already) where that is less. Error where not even one page fits.
+// Pages of a pool of `bytes`; 0 means two full contexts, or half of the memory that weights (not loaded yet) and
+// workspace leave where that is less. Error where not even one page fits.
 int64_t pool_pages(const Manifest& manifest, uint64_t bytes);
 
 }  // namespace heddle

@@ -31,8 +31,8 @@ Error missing(const std::string& path, const char* kind, const std::string& name
   return bad_artifact(path + " has no " + kind + " " + quote(name), "manifest and library disagree", "compile again");
 }
 
-// A compiled library looks for functions of the ffi and, in C, of the runtime among those that are loaded for everybody.
-// Where this runtime was opened by dlopen they are not, until they are opened so once more.
+// A compiled library looks for functions of the ffi and, in C, of the runtime among those that are loaded for
+// everybody. Where this runtime was opened by dlopen they are not, until they are opened so once more.
 void show(const void* function, const char* library) {
   Dl_info info;
   if (!dladdr(function, &info) || !dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD)) {
@@ -53,7 +53,11 @@ tvm::ffi::Module load(const std::string& path) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (loaded.emplace(name, file).first->second == file) return tvm::ffi::Module::LoadFromFile(name);
   std::string folder = (fs::temp_directory_path() / "heddle-XXXXXX").string();
-  if (!mkdtemp(folder.data())) throw failed("no temporary folder can be made: " + std::string(std::strerror(errno)));
+  if (!mkdtemp(folder.data())) {
+    throw failed("no temporary folder can be made: " + std::string(std::strerror(errno)),
+                 "another library was loaded from " + path + " before, and names of loaded ones last",
+                 "set TMPDIR to a folder that can be written, or move the artifact");
+  }
   const std::unique_ptr<std::string, void (*)(std::string*)> removed(&folder, [](std::string* made) {
     std::error_code ignored;
     fs::remove_all(*made, ignored);

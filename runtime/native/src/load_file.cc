@@ -11,8 +11,10 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,9 +41,10 @@ class File {
   File& operator=(const File&) = delete;
   ~File() { close(number_); }
   int number() const { return number_; }
+  const std::string& path() const { return path_; }
   size_t size() const {
     struct stat status;
-    if (fstat(number_, &status) != 0 || status.st_size <= 0) throw bad_artifact(path_ + " is empty");
+    if (fstat(number_, &status) != 0 || status.st_size <= 0) throw bad_artifact(path_ + " is empty", "", kCopyArtifact);
     return static_cast<size_t>(status.st_size);
   }
 
@@ -83,7 +86,7 @@ Region map(const File& file) {
   const size_t size = file.size();
   // Writable, as tensors want it, but private: nothing is written.
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.number(), 0);
-  if (base == MAP_FAILED) throw no_memory(std::string("the weights cannot be mapped: ") + std::strerror(errno));
+  if (base == MAP_FAILED) throw no_memory(file.path() + " cannot be mapped: " + std::strerror(errno));
   Region region(base, size, static_cast<uint8_t*>(base), size);
 #if defined(__linux__)
   madvise(base, size, MADV_HUGEPAGE);
@@ -95,16 +98,16 @@ Region map(const File& file) {
 void read_piece(const File& file, uint8_t* out, size_t begin, size_t end) {
   while (begin < end) {
     const ssize_t got = pread(file.number(), out + begin, end - begin, static_cast<off_t>(begin));
-    if (got == 0) throw bad_artifact("the weights became shorter while they were read");
-    if (got < 0 && errno != EINTR) throw failed(std::string("the weights cannot be read: ") + std::strerror(errno));
+    if (got == 0) throw bad_artifact(file.path() + " became shorter while it was read", "", kCopyArtifact);
+    if (got < 0 && errno != EINTR) throw failed(file.path() + " cannot be read: " + std::strerror(errno));
     if (got > 0) begin += static_cast<size_t>(got);
   }
 }
 
 // The file in anonymous huge pages, read by several threads; page cache is dropped behind them where memory is tight.
-Region copy(const File& file, const std::string& path) {
+Region copy(const File& file) {
   const size_t size = file.size();
-  Region region = allocate(size, "a copy of " + path);
+  Region region = allocate(size, "a copy of " + file.path());
   const bool tight = available_memory().bytes < 2 * size;
   std::atomic<size_t> next{0};
   std::atomic<bool> broken{false};
@@ -125,7 +128,12 @@ Region copy(const File& file, const std::string& path) {
     }
   };
   std::vector<std::thread> threads;
-  for (size_t i = 0; i < errors.size(); ++i) threads.emplace_back(work, i);
+  threads.reserve(errors.size());
+  try {
+    for (size_t i = 1; i < errors.size(); ++i) threads.emplace_back(work, i);
+  } catch (const std::system_error&) {  // where no more threads may be made, fewer will do
+  }
+  work(0);
   for (std::thread& thread : threads) thread.join();
   for (const std::exception_ptr& error : errors) {
     if (error) std::rethrow_exception(error);
@@ -142,7 +150,7 @@ Region load_file(const std::string& path) {
   if (size < kSmall || !huge_pages_enabled() || huge_share(region) >= kCopyBelow) return region;
   if (size + kHugePage > available_memory().bytes) return region;
   { Region dropped(std::move(region)); }  // before the copy: the peak is one copy, not the copy and the mapping
-  return copy(file, path);
+  return copy(file);
 }
 
 }  // namespace heddle

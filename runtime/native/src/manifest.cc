@@ -40,10 +40,9 @@ ModelInfo read_model(const Json& value) {
   model.num_heads = count(fields["num_heads"]);
   model.num_kv_heads = count(fields["num_kv_heads"]);
   model.context_length = count(fields["context_length"]);
-  model.kv_dtype = fields["kv_dtype"].text();
   count(fields["num_layers"], 0);
   count(fields["head_dim"]);
-  fields["weight_dtype"].text();
+  for (const char* name : {"weight_dtype", "kv_dtype"}) fields[name].text();
   for (const char* name : {"schemes", "quantized", "config"}) fields[name].entries();
   return model;
 }
@@ -71,8 +70,9 @@ WeightsInfo read_weights(const Json& value) {
 CacheGroup read_cache(const Json& value) {
   Fields fields = value.fields({"name", "kind", "layers", "page_tokens", "dtype", "record_shape", "record_bytes"});
   fields["name"].text();
-  return {fields["kind"].text(),  count(fields["layers"], 0),    count(fields["page_tokens"]),
-          fields["dtype"].text(), shape(fields["record_shape"]), fields["record_bytes"].integer(1, kMostBytes)};
+  count(fields["layers"], 0);
+  return {fields["kind"].text(), count(fields["page_tokens"]), fields["dtype"].text(), shape(fields["record_shape"]),
+          fields["record_bytes"].integer(1, kMostBytes)};
 }
 
 void read_plan(const Json& value, Manifest* manifest) {
@@ -121,7 +121,7 @@ void check_version(const Json& root) {
       "manifest.format_version is " + std::to_string(found) + ", this Heddle reads " + std::to_string(kFormatVersion),
       "the artifact was written by another version of Heddle",
       "compile the model again, or install the Heddle version that wrote it" +
-          (writer && writer->is_text() ? " (" + writer->text() + ")" : ""));
+          (writer && writer->is_text() ? " (" + quote(writer->text()) + ")" : ""));
 }
 
 }  // namespace

@@ -31,7 +31,6 @@ struct ModelInfo {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t context_length = 0;
-  std::string kv_dtype;
 };
 
 struct InstanceInfo {
@@ -59,7 +58,6 @@ struct WeightsInfo {
 // A pool of pages, `[pages, *record_shape]`. One page is one record of `record_bytes` bytes.
 struct CacheGroup {
   std::string kind;
-  int64_t layers = 0;
   int64_t page_tokens = 0;
   std::string dtype;
   std::vector<int64_t> record_shape;

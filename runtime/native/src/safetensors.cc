@@ -15,7 +15,6 @@ namespace {
 constexpr uint64_t kMostHeader = 100 << 20;  // bytes; the limit of the reference implementation
 constexpr int64_t kMostBytes = int64_t{1} << 48;
 constexpr std::string_view kPadding = "__pad.";
-constexpr char kAgain[] = "copy the file again";
 
 struct Type {
   const char* code;
@@ -36,7 +35,7 @@ const Type& type_of(const Json& value) {
   for (const Type& type : kTypes) {
     if (code == type.code) return type;
   }
-  throw bad_artifact(value.path() + " is " + quote(code) + ", which is no type of safetensors", "", kAgain);
+  throw bad_artifact(value.path() + " is " + quote(code) + ", which is no type of safetensors", "", kCopyArtifact);
 }
 
 TensorEntry read_entry(const Json& value, uint64_t base) {
@@ -48,16 +47,18 @@ TensorEntry read_entry(const Json& value, uint64_t base) {
   for (const Json& extent : fields["shape"].list()) {
     entry.shape.push_back(extent.integer(0, kMostBytes));
     const int64_t last = entry.shape.back();
-    if (last && size > kMostBytes / last) throw bad_artifact(fields["shape"].path() + " is too large", "", kAgain);
+    if (last && size > kMostBytes / last)
+      throw bad_artifact(fields["shape"].path() + " is too large", "", kCopyArtifact);
     size *= last;
   }
   const std::vector<Json> offsets = fields["data_offsets"].list();
-  if (offsets.size() != 2) throw bad_artifact(fields["data_offsets"].path() + " must be two numbers", "", kAgain);
+  if (offsets.size() != 2)
+    throw bad_artifact(fields["data_offsets"].path() + " must be two numbers", "", kCopyArtifact);
   const int64_t start = offsets[0].integer(0, kMostBytes), end = offsets[1].integer(0, kMostBytes);
   if (end - start != size) {
     throw bad_artifact(value.path() + ": " + shape_text(entry.dtype, entry.shape) + " does not take " +
                            std::to_string(end - start) + " bytes",
-                       "", kAgain);
+                       "", kCopyArtifact);
   }
   entry.start = base + static_cast<uint64_t>(start);
   entry.bytes = static_cast<uint64_t>(size);
@@ -74,14 +75,15 @@ void check_positions(const std::map<std::string, TensorEntry>& entries, uint64_t
   for (const auto& [start, bytes] : spans) {
     if (start != position) {
       throw bad_artifact(name + " has a corrupt header",
-                         "a tensor starts at " + std::to_string(start) + ", not " + std::to_string(position), kAgain);
+                         "a tensor starts at " + std::to_string(start) + ", not " + std::to_string(position),
+                         kCopyArtifact);
     }
     position += bytes;
   }
   if (position != size) {
     throw bad_artifact(name + " is " + (position > size ? "truncated" : "longer than its header says"),
                        "its tensors end at byte " + std::to_string(position) + ", the file has " + std::to_string(size),
-                       kAgain);
+                       kCopyArtifact);
   }
 }
 
@@ -98,7 +100,7 @@ std::map<std::string, TensorEntry> read_safetensors(const uint8_t* data, uint64_
     throw bad_artifact(
         name + " is truncated",
         "its header alone needs " + std::to_string(8 + length) + " bytes, the file has " + std::to_string(size),
-        kAgain);
+        kCopyArtifact);
   }
   const JsonDocument document({reinterpret_cast<const char*>(data) + 8, length}, "the header of " + name, name);
   std::map<std::string, TensorEntry> entries;

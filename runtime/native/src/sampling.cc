@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "utf8.h"
 
 namespace heddle {
 
@@ -65,6 +66,8 @@ SamplingParams read_sampling(const heddle_sampling& given, const std::string& ow
   if (given.num_stop && !given.stop) throw bad_request(owner + ".stop is NULL, num_stop is not 0");
   for (size_t i = 0; i < given.num_stop; ++i) {
     if (!given.stop[i] || !*given.stop[i]) throw bad_request(owner + ".stop has an empty text");
+    // Another one could be found in the middle of a character.
+    if (!is_utf8(given.stop[i])) throw bad_request(owner + ".stop has a text that is not UTF-8");
     params.stop.emplace_back(given.stop[i]);
   }
   if (params.min_tokens > params.max_tokens) {

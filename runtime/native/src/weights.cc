@@ -16,7 +16,7 @@ Weights::Weights(const Artifact& artifact) : data_(load_file(artifact.file(artif
           "the tensor " + quote(name) + " of manifest.weights is " + shape_text(info.dtype, info.shape) + ", " + file +
               " has " +
               (found == entries.end() ? "no such tensor" : shape_text(found->second.dtype, found->second.shape)),
-          "", "copy the artifact again, or compile again");
+          "", kCopyArtifact);
     }
     const TensorEntry& entry = found->second;
     if (entry.start % kAlignment) {

@@ -44,7 +44,7 @@ struct Result {
   Rates prompt, decode;  // tokens per second
 };
 
-// One round: its rates go to `result`, if there is one.
+// One round, whose prompt and tokens fit the context: its rates go to `result`, if there is one.
 void measure(const Options& options, Model& model, int length, std::mt19937& random, Result* result) {
   const auto batch = static_cast<size_t>(options.batch);
   std::vector<std::vector<int32_t>> ids(batch, std::vector<int32_t>(static_cast<size_t>(length)));
@@ -119,10 +119,17 @@ std::string table_of(const Options& options, const Model& model, const std::vect
 
 void bench(const Options& options) {
   Model model(options);
+  const auto fits = [&](int length) {
+    return length + int64_t{options.sampling.max_tokens} <= model.info().context_length;
+  };
   std::vector<int> lengths = options.lengths;
-  if (lengths.empty()) {
-    std::copy_if(std::begin(kUsual), std::end(kUsual), std::back_inserter(lengths),
-                 [&](int length) { return length + options.sampling.max_tokens <= model.info().context_length; });
+  if (lengths.empty()) std::copy_if(std::begin(kUsual), std::end(kUsual), std::back_inserter(lengths), fits);
+  for (int length : lengths) {
+    if (fits(length)) continue;
+    throw Failure("a prompt of " + std::to_string(length) + " tokens and " +
+                      std::to_string(options.sampling.max_tokens) + " more do not fit",
+                  "the context holds " + std::to_string(model.info().context_length) + " tokens",
+                  "give shorter --lengths, or fewer --max-tokens");
   }
   if (lengths.empty()) {
     throw Failure("no prompt of the usual lengths fits",

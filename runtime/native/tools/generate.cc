@@ -159,10 +159,10 @@ void stream(const Options& options, Model& model, const Prompts& prompts,
   // The first token of each answer comes with its prompt's step.
   const auto more = static_cast<double>(stats.generated_tokens) - static_cast<double>(prompts.all.size());
   const auto rate = [](double count, double seconds) { return seconds > 0 && count > 0 ? count / seconds : 0.0; };
-  std::fprintf(stderr, "[%llu prompt tokens at %.0f/s, %.0f more at %.1f/s, %d threads]\n",
+  std::fprintf(stderr, "[%llu prompt tokens at %.0f/s, %.0f more at %.1f/s, %d threads, %s]\n",
                static_cast<unsigned long long>(stats.prompt_tokens),
                rate(static_cast<double>(stats.prompt_tokens), stats.prefill_seconds), more > 0 ? more : 0.0,
-               rate(more, stats.decode_seconds), model.info().threads);
+               rate(more, stats.decode_seconds), model.info().threads, visible(model.info().target).c_str());
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ int run(int count, const char* const* arguments) {
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Failure*>(&error);
     const Failure failure = known ? *known : Failure(error.what(), "no part of Heddle has foreseen this error");
-    std::fprintf(stderr, "heddle-run: %s\n", failure.text().c_str());
+    // Artifacts bring names and texts of their own into messages.
+    std::fprintf(stderr, "heddle-run: %s\n", visible(failure.text()).c_str());
     if (asks_for_json(count, arguments)) std::printf("%s\n", failure.json().c_str());
     return failure.code;
   }

@@ -55,7 +55,9 @@ Model::Model(const Options& options) {
   const Clock clock;
   heddle_open_options open;
   heddle_open_options_default(&open);
-  open.target = options.target.empty() || options.target == "native" ? nullptr : options.target.c_str();
+  // These two leave the choice to the machine, in Python too.
+  const bool any = options.target.empty() || options.target == "native" || options.target == "portable";
+  open.target = any ? nullptr : options.target.c_str();
   open.threads = options.threads;
   open.kv_bytes = options.kv_bytes;
   open.verify = options.verify;

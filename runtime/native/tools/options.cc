@@ -32,7 +32,7 @@ T whole(const std::string& text, T least, T most = std::numeric_limits<T>::max()
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || stop != end || value < least || value > most) {
-    const bool open = most == std::numeric_limits<T>::max();
+    const bool open = most == std::numeric_limits<T>::max() && error != std::errc::result_out_of_range;
     refuse("it is '" + text + "'",
            "it must be a whole number, " + std::to_string(least) + (open ? " or more" : " to " + std::to_string(most)));
   }
@@ -86,8 +86,8 @@ constexpr Option kOptions[] = {
      [](O& o, Text v) { o.sampling.temperature = real(v); }},
     {"--top-p", "P", "Fewest tokens that reach this probability (default: 1).",
      [](O& o, Text v) { o.sampling.top_p = real(v); }},
-    {"--top-k", "K", "The likeliest tokens only; 0 keeps all (default).",
-     [](O& o, Text v) { o.sampling.top_k = whole<int32_t>(v, 0); }},
+    {"--top-k", "K", "The likeliest tokens only; 0 (the default) or -1 keeps all.",
+     [](O& o, Text v) { o.sampling.top_k = whole<int32_t>(v, -1); }},
     {"--min-p", "P", "As likely as this share of the likeliest (default: 0).",
      [](O& o, Text v) { o.sampling.min_p = real(v); }},
     {"--typical-p", "P", "Locally typical sampling; 1 keeps all (default).",

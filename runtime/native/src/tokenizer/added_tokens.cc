@@ -29,7 +29,6 @@ AddedTokens::AddedTokens(const std::optional<Rule>& rule, const Vocabulary& mode
     if (token.special) specials_.insert(content);
     ids_[content] = id;
     tokens_[id] = std::move(token);
-    most_ = std::max(most_, id);
   }
   // Of tokens that look alike when normalized the one with the least id is found.
   for (auto item = tokens_.rbegin(); item != tokens_.rend(); ++item) {
@@ -40,7 +39,7 @@ AddedTokens::AddedTokens(const std::optional<Rule>& rule, const Vocabulary& mode
 
 void AddedTokens::find(std::string_view text, bool normalized, const Part& part) const {
   const Trie& trie = normalized ? normalized_ : plain_;
-  size_t done = 0;
+  size_t done = 0, spaces_end = 0;
   for (size_t at = 0; at < text.size();) {
     // Of the tokens that begin here the longest.
     int32_t id = kNone;
@@ -60,11 +59,18 @@ void AddedTokens::find(std::string_view text, bool normalized, const Part& part)
     if (token.single_word && ((start > 0 && word_at(before(text, start))) || (end < text.size() && word_at(end))))
       continue;
     if (token.lstrip) {
-      while (start > 0 && is_space(character_at(text, before(text, start)).code)) start = before(text, start);
+      // Not into what is out already, where tokens of spaces would be walked over again and again.
+      while (start > done && is_space(character_at(text, before(text, start)).code)) start = before(text, start);
       start = std::max(start, done);
     }
-    while (token.rstrip && end < text.size() && is_space(character_at(text, end).code))
-      end += character_at(text, end).size;
+    if (token.rstrip) {
+      // Up to `spaces_end` there are spaces alone where a token before has looked: a run of them is walked over once.
+      spaces_end = std::max(spaces_end, end);
+      while (spaces_end < text.size() && is_space(character_at(text, spaces_end).code)) {
+        spaces_end += character_at(text, spaces_end).size;
+      }
+      end = spaces_end;
+    }
     if (start >= end) continue;  // spaces that the token before has taken
     if (done < start) part(done, start, kNone);
     part(start, end, id);

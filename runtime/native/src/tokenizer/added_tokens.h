@@ -36,7 +36,6 @@ class AddedTokens {
   bool is_special(std::string_view text) const { return specials_.count(std::string(text)) > 0; }
   // kNone where there is none.
   int32_t find(std::string_view content) const;
-  int32_t most() const { return most_; }  // the largest id, kNone without tokens
 
  private:
   struct Token {
@@ -48,7 +47,6 @@ class AddedTokens {
   std::unordered_map<std::string, int32_t> ids_;  // by content
   std::unordered_set<std::string> specials_;      // contents
   Trie plain_, normalized_;
-  int32_t most_ = kNone;
 };
 
 }  // namespace heddle

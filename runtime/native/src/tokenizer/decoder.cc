@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "byte_level.h"
+#include "length.h"
 #include "pattern.h"
 #include "utf8.h"
 
@@ -87,7 +88,8 @@ class Replace : public Decoder {
     for (std::string& token : tokens) {
       std::string out;
       pattern_.parts(token, [&](size_t start, size_t end, bool match) {
-        out += match ? content_ : token.substr(start, end - start);
+        out += match ? std::string_view(content_) : std::string_view(token).substr(start, end - start);
+        check_length(out.size());
       });
       token = std::move(out);
     }

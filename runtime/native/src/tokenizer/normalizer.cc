@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "byte_level.h"
+#include "length.h"
 #include "pattern.h"
 #include "unicode_forms.h"
 #include "utf8.h"
@@ -94,6 +95,7 @@ class Replace : public Normalizer {
     std::string_view all = text.text;
     pattern_.parts(all, [&](size_t start, size_t end, bool match) {
       out += match ? std::string_view(content_) : all.substr(start, end - start);
+      check_length(out.size());
       // What stands for several characters stands for the last of them.
       if (match && start == 0 && (content_.empty() ? end > 0 : count_characters(all.substr(0, end)) > 1))
         text.at_start = false;

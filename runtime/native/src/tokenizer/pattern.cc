@@ -21,6 +21,22 @@ pcre2_match_data* match_data() {
   return data.get();
 }
 
+struct FreeContext {
+  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
+};
+
+// PCRE2 bounds the steps of a match by itself, but their memory only by 20 GB.
+pcre2_match_context* limits() {
+  constexpr uint32_t kMostHeap = 1 << 20;  // kilobytes
+  static const std::unique_ptr<pcre2_match_context, FreeContext> context = [] {
+    std::unique_ptr<pcre2_match_context, FreeContext> made(pcre2_match_context_create(nullptr));
+    if (!made) throw no_memory("there is no memory to match a regular expression");
+    pcre2_set_heap_limit(made.get(), kMostHeap);
+    return made;
+  }();
+  return context.get();
+}
+
 std::string message(int code) {
   PCRE2_UCHAR text[256];
   pcre2_get_error_message(code, text, sizeof text);
@@ -50,7 +66,7 @@ bool Regex::search(std::string_view text, size_t from, size_t* start, size_t* en
   pcre2_match_data* data = match_data();
   auto run = [&](uint32_t options) {
     return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, options, data,
-                       nullptr);
+                       limits());
   };
   int found = run(PCRE2_NO_UTF_CHECK);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = run(PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);

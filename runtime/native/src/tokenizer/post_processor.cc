@@ -1,5 +1,7 @@
 #include "post_processor.h"
 
+#include <utility>
+
 #include "../error.h"
 #include "../text.h"
 #include "vocabulary.h"
@@ -19,9 +21,11 @@ int32_t named_id(const Rule& rule) {
 
 Template read_template(const Rule& rule) {
   Template found;
+  bool has_text = false;  // once, or a few templates in a row would make terabytes of it
   for (const Rule& part : rule.field("single").list()) {
     if (auto sequence = part.optional("Sequence")) {
       if (sequence->field("id").text() != "A") sequence->refuse("the first sequence: there is no second one");
+      if (std::exchange(has_text, true)) part.refuse("a special token: the text stands before it already");
       found.parts.push_back({true, {}});
       continue;
     }

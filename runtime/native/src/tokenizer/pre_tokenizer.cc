@@ -12,6 +12,9 @@ namespace heddle {
 
 namespace {
 
+// They run inside of each other, and the stack has an end; known tokenizers have up to four.
+constexpr size_t kMostSteps = 64;
+
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 class Split : public PreTokenizer {
@@ -204,6 +207,7 @@ Behavior read_behavior(const Rule& rule) {
 PreTokenizers read_pre_tokenizers(const std::optional<Rule>& rule) {
   PreTokenizers steps;
   if (rule) read_into(*rule, steps);
+  if (steps.size() > kMostSteps) rule->refuse("at most " + std::to_string(kMostSteps) + " steps");
   return steps;
 }
 

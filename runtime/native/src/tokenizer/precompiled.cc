@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "../error.h"
+#include "length.h"
 #include "normalizer.h"
 #include "utf8.h"
 
@@ -65,6 +66,7 @@ class Precompiled : public Normalizer {
           out += replacement(character).value_or(character);
         }
       }
+      check_length(out.size());
       at = end;
     }
     text.text = std::move(out);

@@ -77,6 +77,7 @@ class Translation {
       return;
     }
     if (accept("(?~")) refuse("an absent operator");
+    if (accept("(*")) refuse("a verb");
     out_ += take();
     if (peek() != '?') return;
     size_t end = pattern_.find_first_not_of("imx-", at_ + 1);

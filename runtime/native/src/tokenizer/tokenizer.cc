@@ -1,11 +1,9 @@
 #include "tokenizer.h"
 
-#include <algorithm>
-
 #include "../error.h"
-#include "../text.h"
 #include "added_tokens.h"
 #include "decoder.h"
+#include "length.h"
 #include "model.h"
 #include "normalizer.h"
 #include "post_processor.h"
@@ -13,10 +11,6 @@
 #include "utf8.h"
 
 namespace heddle {
-
-namespace {
-constexpr size_t kMostText = size_t{1} << 30;  // bytes; places in a text fit into 32 bits with room to spare
-}
 
 struct Tokenizer::Rules {
   explicit Rules(const Rule& file)
@@ -36,6 +30,7 @@ struct Tokenizer::Rules {
 
   // Runs the pre-tokenizers from `step` on, then the model.
   void tokenize(Piece piece, size_t step, std::vector<int32_t>& ids) const {
+    check_length(piece.text.size());
     if (step == pre_tokenizers.size()) return model->tokenize(piece.text, ids);
     pre_tokenizers[step]->run(piece, [this, step, &ids](Piece part) { tokenize(part, step + 1, ids); });
   }
@@ -43,7 +38,10 @@ struct Tokenizer::Rules {
   // A part of the text that has no added token which stands in texts as they come.
   void encode_part(std::string_view part, bool at_start, std::vector<int32_t>& ids) const {
     NormalText normal{std::string(part), at_start};
-    for (const auto& step : normalizers) step->apply(normal);
+    for (const auto& step : normalizers) {
+      step->apply(normal);
+      check_length(normal.text.size());
+    }
     std::string_view text = normal.text;
     added.find(text, true, [&](size_t start, size_t end, int32_t id) {
       if (id != kNone) {
@@ -69,8 +67,7 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   std::string path = directory + "/tokenizer.json";
   simdjson::padded_string text;
   if (simdjson::error_code error = simdjson::padded_string::load(path).get(text)) {
-    throw bad_artifact(path + " cannot be read", simdjson::error_message(error),
-                       "copy the artifact again, or compile again");
+    throw bad_artifact(path + " cannot be read", simdjson::error_message(error), kCopyArtifact);
   }
   return from_json(text, "tokenizer.json");
 }
@@ -87,8 +84,7 @@ std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view json, const std
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
-  if (text.size() > kMostText)
-    throw bad_request("a text of " + size_text(text.size()) + " is too long to be tokenized");
+  check_length(text.size());
   std::string whole;
   if (!is_utf8(text)) {
     whole = repaired(text);
@@ -114,8 +110,6 @@ std::string Tokenizer::decode(const int32_t* ids, size_t count, bool skip_specia
   }
   return rules_->decoders.run(std::move(tokens));
 }
-
-int32_t Tokenizer::vocab_size() const { return std::max(rules_->model->vocabulary().ids(), rules_->added.most() + 1); }
 
 int32_t Tokenizer::token_id(std::string_view token) const {
   int32_t id = rules_->added.find(token);

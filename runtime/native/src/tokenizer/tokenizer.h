@@ -33,8 +33,6 @@ class Tokenizer {
     return decode(ids.data(), ids.size(), skip_special);
   }
 
-  // One more than the largest token id; a model's vocabulary may be larger (padding).
-  int32_t vocab_size() const;
   // The id of a token as tokenizer.json spells it, -1 where there is none.
   int32_t token_id(std::string_view token) const;
   // Whether `decode` drops this token: it is special or unknown.

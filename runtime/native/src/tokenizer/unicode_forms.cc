@@ -42,7 +42,7 @@ void append_form(std::string& out, std::string_view text, utf8proc_option_t opti
     codes.insert(codes.end(), parts, parts + count);
     at += found.size;
   }
-  // Marks in the order of their classes, equal ones as they are: insertion, as such runs are short.
+  // Marks in the order of their classes, equal ones as they are. utf8proc would sort them in quadratic time.
   auto mark_class = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
   for (size_t i = 0; i < codes.size();) {
     size_t end = i;

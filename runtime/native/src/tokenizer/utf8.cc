@@ -68,10 +68,6 @@ std::string repaired(std::string_view bytes) {
   return out;
 }
 
-bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
-}
-
 bool is_space(uint32_t code) {
   if (code < 0x80) return code == ' ' || between(static_cast<int>(code), '\t', '\r');
   return code == 0x85 || code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 ||

@@ -41,8 +41,6 @@ bool is_utf8(std::string_view text);
 // The bytes as UTF-8: each maximal part of a character that is none becomes one U+FFFD, as Unicode recommends.
 std::string repaired(std::string_view bytes);
 
-bool is_ascii(std::string_view text);
-
 // Classes of characters, as the Rust standard library and its `regex` package have them.
 bool is_space(uint32_t code);        // White_Space
 bool is_word(uint32_t code);         // \w: alphabetic, marks, decimal digits, connectors, joiners
