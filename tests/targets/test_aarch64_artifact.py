@@ -13,6 +13,7 @@ import heddle
 from heddle.compiler.driver import compile_model
 from heddle.compiler.native import build_runner
 from heddle.runtime.artifact import read_manifest
+from heddle.runtime.errors import HeddleError
 from heddle.runtime.features import cpu_features
 from heddle.schedules.target import PROFILES
 from tests.conftest import ROOT
@@ -32,6 +33,14 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 def runner() -> Path:
     """heddle-run for aarch64, cross-built."""
     return build_runner("aarch64").program
+
+
+def test_a_compiler_for_another_architecture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEDDLE_CXX_AARCH64", "g++")
+    with pytest.raises(HeddleError, match="cannot link the library for aarch64-dotprod") as caught:
+        compile_model(ROOT / "examples" / "tinydoc", tmp_path / "a.heddle", target="aarch64-dotprod")
+    assert "HEDDLE_CXX_AARCH64" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def ask(artifact: Path, cpu: str, *options: object) -> dict[str, Any]:

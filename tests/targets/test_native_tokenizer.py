@@ -179,7 +179,11 @@ REFUSED = [
     ({"pre_tokenizer": split("a", "Kept")}, "behavior must be one of Removed, Isolated,", "found 'Kept'"),
     ({"pre_tokenizer": split("(*ACCEPT)a")}, "a regular expression with a verb", "Python runtime"),
     ({"pre_tokenizer": part("Sequence", pretokenizers=[part("WhitespaceSplit")] * 60_000)}, "at most 64 steps", "copy"),
-    ({"post_processor": part("TemplateProcessing", single=[{"Sequence": {"id": "A"}}] * 2)}, "single[1] must be", "copy"),
+    (
+        {"post_processor": part("TemplateProcessing", single=[{"Sequence": {"id": "A"}}] * 2)},
+        "single[1] must be",
+        "copy",
+    ),
     ({"decoder": part("CTC")}, "decoder.type is 'CTC'", "known are Sequence, ByteLevel, ByteFallback"),
     ({"post_processor": part("Pairs")}, "post_processor.type is 'Pairs'", "known are"),
     ({"added_tokens": [{"id": 0}]}, "added_tokens[0].content is missing", "copy"),
@@ -212,7 +216,11 @@ DOUBLE = part("Replace", pattern={"String": "a"}, content="aa")
         ({"normalizer": part("Replace", pattern={"String": "a"}, content="b" * 100_000)}, "e", b"a" * 100_000),
         ({"decoder": part("Sequence", decoders=[DOUBLE] * 40)}, "d", b"97"),
         (
-            {"pre_tokenizer": part("Sequence", pretokenizers=[part("ByteLevel", add_prefix_space=False, use_regex=False)] * 40)},
+            {
+                "pre_tokenizer": part(
+                    "Sequence", pretokenizers=[part("ByteLevel", add_prefix_space=False, use_regex=False)] * 40
+                )
+            },
             "e",
             "é".encode(),
         ),
@@ -232,10 +240,13 @@ def test_rules_that_make_texts_too_long(parts: dict[str, Any], kind: str, given:
 @pytest.mark.parametrize("option", ["lstrip", "rstrip"])
 def test_tokens_of_spaces_among_spaces(option: str) -> None:
     """Each takes the spaces beside it; that they are walked over once shows in the time limit of a test."""
-    token = {"id": 256, "content": " "} | dict.fromkeys(("lstrip", "rstrip", "single_word", "special", "normalized"), False)
+    token = {"id": 256, "content": " "} | dict.fromkeys(
+        ("lstrip", "rstrip", "single_word", "special", "normalized"), False
+    )
     made = rules(pieces_model(), added_tokens=[token | {option: True}])
     (found,) = ids_of(json.dumps(made), [b" " * 1_000_000])
-    assert found.startswith(b"=") and len(set(found[1:].split())) == 1
+    assert found.startswith(b"=")
+    assert len(set(found[1:].split())) == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
