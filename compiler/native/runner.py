@@ -176,10 +176,11 @@ def _run(command: list[str], what: str) -> None:
 
 
 def _key(arch: str, tvm: TvmFiles) -> str:
-    """What the program is made of: sources, compiler, TVM, this file."""
+    """What the program is made of: sources, compiler and what the environment tells it, TVM, this file."""
     compiler = cxx(arch)
     said = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = [__version__, arch, compiler, said, str(versions()), str(tvm.ffi_root), str(tvm.tvm_root)]
+    told = [os.environ.get(name, "") for name in ("CXXFLAGS", "LDFLAGS", f"HEDDLE_SYSROOT_{arch.upper()}")]
+    parts = [__version__, arch, compiler, said, *told, str(versions()), str(tvm.ffi_root), str(tvm.tvm_root)]
     digest = hashlib.sha256("\n".join(parts).encode() + Path(__file__).read_bytes())
     for file in sorted(p for p in sources().rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(sources())} ".encode() + file.read_bytes())
