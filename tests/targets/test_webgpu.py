@@ -6,13 +6,12 @@ SwiftShader, the device of a machine without a GPU, has no 16-bit floats: source
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 import heddle.ir_passes.sparse.catalog
 import heddle.schedules.catalog  # noqa: F401
@@ -20,11 +19,11 @@ from heddle.schedules.compat import tirx, tvm_ffi
 from heddle.schedules.registry import KERNELS
 from heddle.schedules.target import PROFILES
 from tests.gpu_tools import Point, built, device_source, points, primfunc
-from tests.targets.conftest import NAMES
+from tests.targets.conftest import Launch
 from tests.test_kernels import largest_error
 from tests.web_tools import Script, running, scripted
 
-FLAGS = ("--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+FLAGS = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 DEVICE = """async () => {
   const adapter = await navigator.gpu.requestAdapter();
   const limits = {maxStorageBuffersPerShaderStage: Math.min(10, adapter.limits.maxStorageBuffersPerShaderStage)};
@@ -77,12 +76,10 @@ RUN = """async ([code, arrays, numbers, blocks]) => {
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Iterator[Page]:
+def gpu(launch: Launch) -> Iterator[Page]:
     """A page with a WebGPU device."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    assert found, f"none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)"
-    with sync_playwright() as playwright, running(scripted(Script())) as url:  # WebGPU wants a secure origin
-        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+    with running(scripted(Script())) as url:  # WebGPU wants a secure origin
+        browser = launch(*FLAGS)
         page = browser.new_page()
         page.goto(url)
         page.evaluate(DEVICE)
