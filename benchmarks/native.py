@@ -32,6 +32,7 @@ import numpy as np
 import report
 from checkpoint import make_checkpoint
 from model import MODELS
+from side_by_side import Operation
 from systems import System, Worker
 
 from heddle.compiler.driver import compile_model
@@ -43,16 +44,6 @@ ROOT = Path(__file__).parents[1]
 CONTEXT = 2048
 REPEATS = 3
 """Measurements of a round, of which medians are taken."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """`count` tokens for each of `batch` prompts of `context` tokens; a count of one is a prefill."""
-
-    name: str
-    batch: int
-    context: int
-    count: int
 
 
 OPERATIONS = (
