@@ -29,9 +29,8 @@ from model import MODELS
 from report import describe, parser, write
 
 from heddle.compiler.driver import compile_model
-from heddle.runtime.artifact import Artifact, open_artifact
+from heddle.runtime.artifact import Artifact, obstacle, open_artifact
 from heddle.runtime.engine import Engine
-from heddle.runtime.features import architecture, cpu_features
 from heddle.runtime.model import ModelRunner
 from heddle.runtime.plans import PlanSequence
 from heddle.runtime.sampling import SamplingParams
@@ -135,7 +134,7 @@ def measure_run(artifact: Path, threads: int, rounds: int) -> list[Row]:
     """The rows of all targets that this machine can run."""
     use_cores(threads)
     manifest = open_artifact(artifact).manifest
-    fitting = [t for t in manifest.targets if t.arch == architecture() and not set(t.features) - cpu_features()]
+    fitting = [t for t in manifest.targets if not obstacle(t)]
     tokens = CONTEXT + rounds * (STEPS + 1) + 8
     variants = [Variant(open_artifact(artifact, target=t.name), threads, max(tokens, PROMPT)) for t in fitting]
     rng = np.random.default_rng(0)
